@@ -1,0 +1,133 @@
+"""The envelope: CloudEvents 1.0 attributes and Kafka headers, binary and structured mode, and plain JSON."""
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+Header = tuple[str, bytes | None]
+
+SPEC_VERSION: Final = "1.0"
+JSON_CONTENT_TYPE: Final = "application/json"
+STRUCTURED_CONTENT_TYPE: Final = "application/cloudevents+json"
+CONTENT_TYPE: Final = "content-type"
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+REDRIVE_KEY_PREFIX: Final = "redrive:"
+"""How the idempotency key of a redriven dead letter starts; only such a key may be longer than 255 characters."""
+
+MAX_ID_CHARS: Final = 255
+MAX_REDRIVE_KEY_CHARS: Final = 300
+MAX_COPIED_BYTES: Final = 64 * 1024
+
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+CORRELATION_HEADERS: Final = ("kafka_correlationId", "REPLY_CORRELATION_ID", "correlation_id")
+_COPIED_HEADERS: Final = TRACE_HEADERS + CORRELATION_HEADERS
+_BINARY_MODE_HEADERS: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
+
+
+class EnvelopeError(ValueError):
+    """The headers or the envelope break the rules. The text says which rule and never repeats a value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """The CloudEvents attributes of a command that matter to the worker; None where absent."""
+
+    id: str | None = None
+    source: str | None = None
+    type: str | None = None
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
+
+
+def last_values(headers: Iterable[Header]) -> dict[str, bytes]:
+    """Give each header's last value; one whose last value is null is as if absent."""
+    return {name: value for name, value in dict(headers).items() if value is not None}
+
+
+def copied_headers(headers: Mapping[str, bytes]) -> tuple[Header, ...]:
+    """Pick the headers that outgoing records repeat byte for byte; none if they have more than 64 KiB together."""
+    copied = tuple((name, headers[name]) for name in _COPIED_HEADERS if name in headers)
+    return copied if sum(len(value) for _, value in copied) <= MAX_COPIED_BYTES else ()
+
+
+def is_structured(headers: Mapping[str, bytes]) -> bool:
+    """Tell structured mode by the content type; another type than the two that are known is an EnvelopeError."""
+    raw = headers.get(CONTENT_TYPE)
+    if raw is None:
+        return False
+    media_type = _utf8(CONTENT_TYPE, raw).split(";", 1)[0].strip().lower()
+    if media_type not in {JSON_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE}:
+        raise EnvelopeError("The content type is neither application/json nor application/cloudevents+json.")
+    return media_type == STRUCTURED_CONTENT_TYPE
+
+
+def attributes_from_headers(headers: Mapping[str, bytes]) -> Attributes:
+    """Read binary mode or plain JSON. Raise EnvelopeError if a header is missing or breaks its rule."""
+    present = [name for name in _BINARY_MODE_HEADERS if name in headers]
+    missing = [name for name in _BINARY_MODE_HEADERS if name not in headers]
+    if present and missing:
+        raise EnvelopeError(f"CloudEvents binary mode needs the header {missing[0]}.")
+    if present and headers["ce_specversion"] != SPEC_VERSION.encode():
+        raise EnvelopeError("ce_specversion is not 1.0.")
+    return Attributes(
+        id=_identifier("ce_id", headers),
+        source=_identifier("ce_source", headers),
+        type=_utf8("ce_type", headers["ce_type"]) if present else None,
+        correlation_id=correlation_from_headers(headers),
+        idempotency_key=idempotency_key(headers),
+    )
+
+
+def correlation_from_headers(headers: Mapping[str, bytes]) -> str | None:
+    """Read `ce_correlationid`; an empty one is as if absent."""
+    return _identifier("ce_correlationid", headers) if headers.get("ce_correlationid") else None
+
+
+def idempotency_key(headers: Mapping[str, bytes]) -> str | None:
+    """Read `idempotency-key`, which may be longer where a redrive wrote it."""
+    redriven = headers.get(IDEMPOTENCY_KEY, b"").startswith(REDRIVE_KEY_PREFIX.encode())
+    return _identifier(IDEMPOTENCY_KEY, headers, MAX_REDRIVE_KEY_CHARS if redriven else MAX_ID_CHARS)
+
+
+def attributes_from_envelope(envelope: Mapping[str, Any], headers: Mapping[str, bytes]) -> Attributes:
+    """Read structured mode, where `ce_*` headers count for nothing. Unknown members are extensions."""
+    if envelope.get("specversion") != SPEC_VERSION:
+        raise EnvelopeError("The envelope's specversion is not 1.0.")
+    if not isinstance(envelope.get("data"), dict):
+        raise EnvelopeError("The envelope's data is not an object.")
+    correlation = envelope.get("correlationid")
+    return Attributes(
+        id=_checked("id", envelope.get("id")),
+        source=_checked("source", envelope.get("source")),
+        type=_text("type", envelope.get("type")),
+        correlation_id=None if correlation is None or correlation == "" else _checked("correlationid", correlation),
+        idempotency_key=idempotency_key(headers),
+    )
+
+
+def _identifier(name: str, headers: Mapping[str, bytes], max_chars: int = MAX_ID_CHARS) -> str | None:
+    raw = headers.get(name)
+    return None if raw is None else _checked(name, _utf8(name, raw), max_chars)
+
+
+def _utf8(name: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise EnvelopeError(f"{name} is not UTF-8.") from None
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise EnvelopeError(f"The envelope's {name} is missing or not a string.")
+    return value
+
+
+def _checked(name: str, value: object, max_chars: int = MAX_ID_CHARS) -> str:
+    text = _text(name, value)
+    if not 1 <= len(text) <= max_chars:
+        raise EnvelopeError(f"{name} has not between 1 and {max_chars} characters.")
+    if not text.isprintable() and any(unicodedata.category(char) == "Cc" for char in text):
+        raise EnvelopeError(f"{name} has a control character.")
+    return text
