@@ -1,0 +1,1 @@
+"""A worker that completes user tasks from Kafka commands, exactly once through a SQL store."""

@@ -1,0 +1,208 @@
+"""The heart: what a batch of records leads to. Of load, decide, save, publish this is the deciding; it does no I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
+from worker.decoder import InvalidArgument, Readable, Received, Record, Unreadable, decode, position_of
+from worker.encoder import Encoder, OutgoingRecord, own_headers
+from worker.lifecycle import Refusal, StoredTask, Transition, decide
+from worker.stores.port import Changes, EarlierOutcome, Outcome, Snapshot
+from worker.telemetry.defects import where
+
+log = structlog.stdlib.get_logger(__name__)
+
+ACCEPTED: Final = 204
+_INTERNAL: Final = Refusal(problem=Problem.INTERNAL, detail="The worker failed on this command; nothing was applied.")
+_REUSED: Final = Refusal(problem=Problem.COMMAND_ID_REUSED, detail="This command id was used for another command.")
+_INVALID: Final = Refusal(
+    problem=Problem.INVALID_ARGUMENT, detail="Members of the command are wrong, missing or unknown; see errors."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A record on which the worker failed, by a defect of its own: answered with 500 and a dead letter."""
+
+    received: Received
+
+
+Decoded = Readable | Unreadable | Broken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How large outgoing records may become, in bytes of key, value and headers."""
+
+    event_bytes: int
+    """A command that would lead to a larger event is refused."""
+    rejection_bytes: int
+    """A rejection that its command's record key makes larger goes without key."""
+    dead_letter_bytes: int
+    """A larger dead letter goes without value, or more: only a command that was compressed can be so large."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What a batch led to, for logs and metrics. Made anew whenever the batch is decided anew."""
+
+    transitions: list[Transition] = field(default_factory=list)
+    refusals: list[tuple[Received, Refusal]] = field(default_factory=list)
+    duplicates: int = 0
+
+
+@dataclass(slots=True)
+class _Working:
+    """The tasks and command ids as the commands so far have left them."""
+
+    tasks: dict[int, StoredTask]
+    seen: dict[bytes, EarlierOutcome]
+    changes: Changes
+    report: Report
+    now_ms: int
+
+
+def decode_all(records: Sequence[Record]) -> list[Decoded]:
+    """Decode a batch. A record on which the decoder itself fails is set aside, so that it stops nobody else."""
+    return [_decode_one(record) for record in records]
+
+
+def broken(record: Record) -> Broken:
+    """Set a record aside of which nothing but its position can be said."""
+    position = position_of(record)
+    identity = f"position\n{position}"
+    return Broken(
+        received=Received(record=record, command_id=position, identity=identity, correlation_id=position, copied=())
+    )
+
+
+def _decode_one(record: Record) -> Decoded:
+    try:
+        return decode(record)
+    except Exception as error:  # noqa: BLE001 - a defect of ours must not block the partition
+        _log_defect("command_decoding_failed", record, error)
+        return broken(record)
+
+
+def _log_defect(event: str, record: Record, error: Exception) -> None:
+    log.error(event, position=position_of(record), error=type(error).__name__, where=where(error))
+
+
+class Batch:
+    """Decoded commands that are decided together, and what they need of the store."""
+
+    def __init__(self, commands: Sequence[Decoded], encoder: Encoder, limits: Limits) -> None:
+        self.commands = commands
+        self.report = Report()
+        self._encoder = encoder
+        self._limits = limits
+
+    @property
+    def task_keys(self) -> set[int]:
+        """Give the keys of all user tasks that the batch speaks of."""
+        keys = (command.user_task_key for command in self.commands if isinstance(command, Readable))
+        return {key for key in keys if key is not None}
+
+    @property
+    def command_keys(self) -> set[bytes]:
+        """Give what stands for the batch's command ids in the store."""
+        return {command.command_key for command in self.commands if isinstance(command, Readable)}
+
+    def decide(self, snapshot: Snapshot, now_ms: int) -> Changes:
+        """Decide every command in record order, each on what those before it left."""
+        self.report = Report()
+        working = _Working(dict(snapshot.tasks), dict(snapshot.outcomes), Changes(), self.report, now_ms)
+        for command in self.commands:
+            match command:
+                case Broken():
+                    self._refuse(working, command.received, _INTERNAL)
+                case Unreadable():
+                    self._refuse(working, command, Refusal(problem=Problem.MALFORMED_COMMAND, detail=command.detail))
+                case Readable():
+                    self._decide_safely(working, command)
+        return working.changes
+
+    def _decide_safely(self, working: _Working, command: Readable) -> None:
+        try:
+            self._decide_readable(working, command)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not block the partition
+            _log_defect("command_deciding_failed", command.record, error)
+            self._refuse(working, command, _INTERNAL)
+
+    def _decide_readable(self, working: _Working, command: Readable) -> None:
+        """Check in the contract's order: command id, shape, existence and state, size."""
+        earlier = working.seen.get(command.command_key)
+        if earlier is not None and earlier.fingerprint == command.fingerprint:
+            working.report.duplicates += 1
+        elif earlier is not None:
+            self._refuse(working, command, _REUSED)
+        elif isinstance(command.command, InvalidArgument):
+            self._refuse(working, command, _INVALID)
+        else:
+            task = working.tasks.get(command.command.user_task_key)
+            decision = decide(task, command.command, now_ms=working.now_ms)
+            if isinstance(decision, Refusal):
+                self._refuse(working, command, decision)
+            else:
+                self._accept(working, command, decision)
+
+    def _accept(self, working: _Working, command: Readable, transition: Transition) -> None:
+        event = self._encoder.event(command, transition, working.now_ms)
+        if event.size_bytes > self._limits.event_bytes:
+            detail = f"The event would have more than {self._limits.event_bytes} bytes."
+            self._refuse(working, command, Refusal(problem=Problem.TOO_LARGE, detail=detail))
+            return
+        outcome = _outcome(command, ACCEPTED, (event,), working.now_ms)
+        working.tasks[transition.task.user_task_key] = transition.task
+        working.changes.tasks[transition.task.user_task_key] = transition.task
+        working.report.transitions.append(transition)
+        self._record(working, outcome)
+
+    def _refuse(self, working: _Working, received: Received, refusal: Refusal) -> None:
+        rejection = self._encoder.rejection(received, refusal, working.now_ms)
+        too_large = rejection.size_bytes > self._limits.rejection_bytes
+        records = [rejection._replace(key=None) if too_large else rejection]
+        if refusal.problem in DEAD_LETTERED:
+            dead_letter = self._encoder.dead_letter(received, refusal, working.now_ms)
+            records.append(_fitting(dead_letter, self._limits.dead_letter_bytes))
+        occupies_id = refusal.problem not in {Problem.COMMAND_ID_REUSED, Problem.INTERNAL}
+        status = PROBLEMS[refusal.problem].status
+        outcome = _outcome(received, status, tuple(records), working.now_ms, occupies_id=occupies_id)
+        working.report.refusals.append((received, refusal))
+        self._record(working, outcome)
+
+    @staticmethod
+    def _record(working: _Working, outcome: Outcome) -> None:
+        working.changes.outcomes.append(outcome)
+        if outcome.command_key is not None and outcome.fingerprint is not None:
+            working.seen[outcome.command_key] = EarlierOutcome(fingerprint=outcome.fingerprint)
+
+
+def _fitting(dead_letter: OutgoingRecord, max_bytes: int) -> OutgoingRecord:
+    """Drop what makes a dead letter too large; what is left still says where the command stands."""
+    losses: tuple[dict[str, Any], ...] = ({"value": None}, {"key": None}, {"headers": own_headers(dead_letter)})
+    for loss in losses:
+        if dead_letter.size_bytes <= max_bytes:
+            break
+        dead_letter = dead_letter._replace(**loss)
+    return dead_letter
+
+
+def _outcome(
+    received: Received, status: int, records: tuple[OutgoingRecord, ...], now_ms: int, *, occupies_id: bool = True
+) -> Outcome:
+    readable = received if isinstance(received, Readable) else None
+    return Outcome(
+        partition=received.record.partition,
+        offset=received.record.offset,
+        command_key=readable.command_key if readable and occupies_id else None,
+        fingerprint=readable.fingerprint if readable and occupies_id else None,
+        command_id=received.command_id,
+        user_task_key=readable.user_task_key if readable else None,
+        status=status,
+        decided_at_ms=now_ms,
+        records=records,
+    )

@@ -1,0 +1,235 @@
+"""Record to command: total, so that any bytes and headers give a command or a reason why there is none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from schemas.cloudevents import (
+    Attributes,
+    EnvelopeError,
+    Header,
+    attributes_from_envelope,
+    attributes_from_headers,
+    copied_headers,
+    correlation_from_headers,
+    is_structured,
+    last_values,
+)
+from schemas.commands import COMMAND_MODELS, Command, CommandType
+from schemas.problem import MAX_ERRORS, MAX_POINTER_CHARS, FieldError
+from schemas.user_task import read_user_task_key, user_task_key_of
+from worker.strict_json import MAX_DEPTH, NotStrictJsonError, read_object
+
+_FRAGMENT_SAFE: Final = "!$&'()*+,;=:@?"  # RFC 3986: what a fragment may hold besides letters, digits, "-._~" and "/"
+
+
+class Record(Protocol):
+    """A record as a Kafka consumer hands it out; aiokafka's ConsumerRecord is one. The timestamp is in ms."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[Header]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What is known of any record, readable or not."""
+
+    record: Record
+    command_id: str
+    """As outgoing records show it."""
+    identity: str
+    """The command's id in its own space; the ids of outgoing records are functions of it."""
+    correlation_id: str
+    copied: tuple[Header, ...]
+    """Trace and correlation headers, to be repeated byte for byte."""
+
+    @property
+    def position(self) -> str:
+        """Give `topic/partition/offset`."""
+        return position_of(self.record)
+
+    @property
+    def position_identity(self) -> str:
+        """Give the identity of the position itself: a space of its own, which no header reaches."""
+        return f"position\n{self.position}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable(Received):
+    """A record that is no readable command. It occupies no command id."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidArgument:
+    """A command object was read, and members are wrong."""
+
+    errors: tuple[FieldError, ...]
+    """At most 100 of them."""
+    error_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readable(Received):
+    """A readable command: it occupies its command id, whatever becomes of it."""
+
+    command_key: bytes
+    """16 bytes that stand for the command id; unique in the store."""
+    fingerprint: bytes
+    """16 bytes that stand for type, user task key and value bytes."""
+    command_type: CommandType
+    user_task_key: int | None
+    """None if none could be read."""
+    command: Command | InvalidArgument
+
+
+def position_of(record: Record) -> str:
+    """Give `topic/partition/offset`."""
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class UndecodableRecord:
+    """A record that the Kafka client itself cannot read, such as one with a header name that is not UTF-8."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int = -1
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[Header] = ()
+
+
+def decode(record: Record) -> Readable | Unreadable:
+    """Read one record of the commands topic (contract, Commands)."""
+    headers = last_values(record.headers)
+    if isinstance(record, UndecodableRecord):
+        return _unreadable(
+            record, headers, "The Kafka client cannot read the record; a header's name may not be UTF-8."
+        )
+    try:
+        attributes, members = _read(record, headers)
+        command_type = _command_type(attributes)
+    except (EnvelopeError, NotStrictJsonError) as error:
+        return _unreadable(record, headers, str(error))
+    command_id, identity = _identify(attributes, record)
+    user_task_key = _user_task_key(members, record.key)
+    return Readable(
+        record=record,
+        command_id=command_id,
+        identity=identity,
+        correlation_id=attributes.correlation_id or command_id,
+        copied=copied_headers(headers),
+        command_key=_digest(identity.encode()),
+        fingerprint=_digest(f"{command_type}\n{user_task_key}\n".encode() + (record.value or b"")),
+        command_type=command_type,
+        user_task_key=user_task_key,
+        command=_validate(command_type, members),
+    )
+
+
+def _unreadable(record: Record, headers: Mapping[str, bytes], detail: str) -> Unreadable:
+    position = position_of(record)
+    return Unreadable(
+        record=record,
+        command_id=position,
+        identity=f"position\n{position}",
+        correlation_id=_readable_correlation(record, headers) or position,
+        copied=copied_headers(headers),
+        detail=detail,
+    )
+
+
+def _read(record: Record, headers: Mapping[str, bytes]) -> tuple[Attributes, dict[str, Any]]:
+    structured = is_structured(headers)
+    attributes = None if structured else attributes_from_headers(headers)
+    if not record.value:
+        raise NotStrictJsonError("The value is empty.")
+    if attributes:
+        return attributes, read_object(record.value)
+    envelope = read_object(record.value, max_depth=MAX_DEPTH + 1)
+    return attributes_from_envelope(envelope, headers), envelope["data"]
+
+
+def _command_type(attributes: Attributes) -> CommandType:
+    try:
+        return CommandType(attributes.type) if attributes.type is not None else CommandType.COMPLETE
+    except ValueError:
+        raise EnvelopeError("The type is none of the commands' types.") from None
+
+
+def _identify(attributes: Attributes, record: Record) -> tuple[str, str]:
+    if attributes.id is not None:
+        return attributes.id, f"cloudevent\n{attributes.source}\n{attributes.id}"
+    if attributes.idempotency_key is not None:
+        return attributes.idempotency_key, f"idempotency-key\n{attributes.idempotency_key}"
+    position = position_of(record)
+    return position, f"position\n{position}"
+
+
+def _readable_correlation(record: Record, headers: Mapping[str, bytes]) -> str | None:
+    """Find the correlation id of a record that is otherwise unreadable."""
+    try:
+        if not is_structured(headers):
+            return correlation_from_headers(headers)
+        correlation = read_object(record.value or b"", max_depth=MAX_DEPTH + 1).get("correlationid")
+        return correlation_from_headers(
+            {"ce_correlationid": correlation.encode()} if isinstance(correlation, str) else {}
+        )
+    except (EnvelopeError, NotStrictJsonError):
+        return None
+
+
+def _user_task_key(members: dict[str, Any], record_key: bytes | None) -> int | None:
+    """Give the command's user task key. Without the member, the record key stands in for it, in `members` too."""
+    if members.get("userTaskKey") is not None:
+        return user_task_key_of(members["userTaskKey"])
+    members.pop("userTaskKey", None)
+    try:
+        text = (record_key or b"").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    key = read_user_task_key(text)
+    if key is not None:
+        members["userTaskKey"] = text
+    return key
+
+
+def _validate(command_type: CommandType, members: dict[str, Any]) -> Command | InvalidArgument:
+    try:
+        return COMMAND_MODELS[command_type].model_validate(members)
+    except ValidationError as invalid:
+        wrong = invalid.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+        errors = tuple(
+            FieldError(pointer=_pointer(error["loc"]), detail=error["msg"], code=error["type"]) for error in wrong
+        )
+        return InvalidArgument(errors=errors, error_count=invalid.error_count())
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """Write pydantic's location as an RFC 6901 URI fragment."""
+    parts = location[:-1] if location and location[-1] == "[key]" else location  # a map's key itself is wrong
+    tokens = (str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    return ("#" + "".join("/" + quote(token, safe=_FRAGMENT_SAFE) for token in tokens))[:MAX_POINTER_CHARS]
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=16).digest()

@@ -1,0 +1,188 @@
+"""Outcome to outgoing records: events, rejections and dead letters, byte for byte as the contract has them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import msgpack
+
+from schemas.cloudevents import CONTENT_TYPE, JSON_CONTENT_TYPE, SPEC_VERSION, Header
+from schemas.events import EventType
+from schemas.problem import PROBLEM_CONTENT_TYPE, PROBLEMS, Problem, problem_type
+from schemas.user_task import UserTaskState, write_instant_ms
+from worker.decoder import InvalidArgument, Readable, Received
+from worker.lifecycle import Refusal, Transition
+from worker.strict_json import write
+
+ID_NAMESPACE: Final = UUID("6b1a3f0e-7d0c-5e2b-9a55-3f6f0c1d2e4b")
+"""The namespace of outgoing `ce_id`s. Never to be changed: a republished record must carry the same id."""
+
+_OWN_IDENTITY: Final = frozenset({Problem.MALFORMED_COMMAND, Problem.COMMAND_ID_REUSED, Problem.INTERNAL})
+"""Rejections that belong to a position rather than to a command id, and so may come several times for one."""
+
+REDRIVE_COUNT: Final = "dlq-redrive-count"
+_DEAD_LETTER_HEADERS: Final = frozenset(
+    {
+        *(f"__dlq.errors.{name}" for name in ("topic", "partition", "offset", "group", "delivery.count", "message")),
+        *("dlq-error-type", "dlq-failed-at", REDRIVE_COUNT),
+    }
+)
+
+_ENDED_AT: Final = {UserTaskState.COMPLETED: "completedAt", UserTaskState.CANCELED: "canceledAt"}
+
+
+class OutgoingRecord(NamedTuple):
+    """A record to be published, complete: publishing it twice writes the same bytes twice."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+    timestamp_ms: int
+    partition: int | None = None
+    """None leaves it to Kafka's default partitioner (murmur2 of the key)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Give the bytes of key, value and headers together."""
+        headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destinations:
+    """Where outgoing records go and how they introduce themselves: all of it settings."""
+
+    events_topic: str
+    rejections_topic: str
+    dead_letters_topic: str
+    dead_letters_partitions: int
+    event_source: str
+    problem_type_base: str
+    group_id: str
+
+
+def pack(records: Sequence[OutgoingRecord]) -> bytes:
+    """Write outgoing records as bytes (MessagePack) for the store."""
+    packed: bytes = msgpack.packb(records)
+    return packed
+
+
+def unpack(packed: bytes) -> list[OutgoingRecord]:
+    """Read what `pack` wrote."""
+    rows = msgpack.unpackb(packed, use_list=False)
+    return [OutgoingRecord(*row) for row in rows]
+
+
+def outgoing_id(identity: str, event_type: EventType) -> str:
+    """Give the `ce_id` of an outgoing record: a UUIDv5 of the command's id and the record's kind (RFC 9562)."""
+    digest = sha1(ID_NAMESPACE.bytes + f"{identity}\n{event_type}".encode(), usedforsecurity=False).digest()
+    return str(UUID(bytes=digest[:16], version=5))
+
+
+class Encoder:
+    """Writes outgoing records for the topics of one worker. Pure."""
+
+    def __init__(self, destinations: Destinations) -> None:
+        self._to = destinations
+
+    def event(self, received: Readable, transition: Transition, now_ms: int) -> OutgoingRecord:
+        """Write the event of an accepted command (contract, Events)."""
+        task, to = transition.task, self._to
+        body: dict[str, Any] = {
+            "userTaskKey": str(task.user_task_key),
+            "state": task.state,
+            "action": transition.action,
+            "variables": transition.variables,
+            "version": task.version,
+            "commandId": received.command_id,
+            "createdAt": write_instant_ms(task.created_at_ms),
+        }
+        if task.ended_at_ms is not None:
+            body[_ENDED_AT[task.state]] = write_instant_ms(task.ended_at_ms)
+        headers = self._headers(received, received.identity, transition.event_type, task.user_task_key, now_ms)
+        key = str(task.user_task_key).encode()
+        return OutgoingRecord(to.events_topic, key, write(body | dict(task.attributes)), headers, now_ms)
+
+    def rejection(self, received: Received, refusal: Refusal, now_ms: int) -> OutgoingRecord:
+        """Write the RFC 9457 problem detail of a refused command (contract, Rejections)."""
+        readable = received if isinstance(received, Readable) else None
+        key = readable.user_task_key if readable else None
+        status, title = PROBLEMS[refusal.problem]
+        body: dict[str, Any] = {
+            "type": problem_type(self._to.problem_type_base, refusal.problem),
+            "title": title,
+            "status": status,
+            "detail": refusal.detail,
+            "instance": f"/{received.position}",
+            "userTaskKey": None if key is None else str(key),
+            "commandId": received.command_id,
+            "commandType": readable and readable.command_type,
+            "currentState": refusal.current_state,
+            **_errors(readable, refusal),
+        }
+        identity = received.position_identity if refusal.problem in _OWN_IDENTITY else received.identity
+        headers = self._headers(received, identity, EventType.REJECTED, key, now_ms)
+        record_key = received.record.key if key is None else str(key).encode()
+        value = write({name: member for name, member in body.items() if member is not None})
+        return OutgoingRecord(self._to.rejections_topic, record_key, value, headers, now_ms)
+
+    def dead_letter(self, received: Received, refusal: Refusal, now_ms: int) -> OutgoingRecord:
+        """Copy a command for the operators: same bytes, same partition, same timestamp, and why (KIP-1191's names)."""
+        record = received.record
+        about = {
+            "__dlq.errors.topic": record.topic,
+            "__dlq.errors.partition": record.partition,
+            "__dlq.errors.offset": record.offset,
+            "__dlq.errors.group": self._to.group_id,
+            "__dlq.errors.delivery.count": 1,
+            "__dlq.errors.message": refusal.detail,
+            "dlq-error-type": refusal.problem,
+            "dlq-failed-at": write_instant_ms(now_ms),
+            REDRIVE_COUNT: _redrive_count(record.headers),
+        }
+        kept = tuple(header for header in record.headers if header[0] not in _DEAD_LETTER_HEADERS)
+        headers = kept + tuple((name, str(value).encode()) for name, value in about.items())
+        timestamp_ms = record.timestamp if record.timestamp >= 0 else now_ms  # -1: the producer gave none
+        # the commands topic may have been given partitions at run time that this topic lacks: by key then
+        partition = record.partition if record.partition < self._to.dead_letters_partitions else None
+        return OutgoingRecord(self._to.dead_letters_topic, record.key, record.value, headers, timestamp_ms, partition)
+
+    def _headers(
+        self, received: Received, identity: str, event_type: EventType, user_task_key: int | None, now_ms: int
+    ) -> tuple[Header, ...]:
+        is_rejection = event_type is EventType.REJECTED
+        attributes = {
+            "ce_specversion": SPEC_VERSION,
+            "ce_id": outgoing_id(identity, event_type),
+            "ce_source": self._to.event_source,
+            "ce_type": event_type,
+            "ce_time": write_instant_ms(now_ms),
+            "ce_subject": None if user_task_key is None else str(user_task_key),
+            "ce_causationid": received.command_id,
+            "ce_correlationid": received.correlation_id,
+            CONTENT_TYPE: PROBLEM_CONTENT_TYPE if is_rejection else JSON_CONTENT_TYPE,
+        }
+        written = tuple((name, value.encode()) for name, value in attributes.items() if value is not None)
+        return written + received.copied
+
+
+def _errors(readable: Readable | None, refusal: Refusal) -> Mapping[str, Any]:
+    if readable is None or refusal.problem is not Problem.INVALID_ARGUMENT:
+        return {}
+    assert isinstance(readable.command, InvalidArgument)
+    errors = [error.model_dump() for error in readable.command.errors]
+    count = readable.command.error_count
+    return {"errors": errors, "errorCount": count if count > len(errors) else None}
+
+
+def own_headers(dead_letter: OutgoingRecord) -> tuple[Header, ...]:
+    """Give the headers that the worker itself has put on a dead letter."""
+    return tuple(header for header in dead_letter.headers if header[0] in _DEAD_LETTER_HEADERS)
+
+
+def _redrive_count(headers: Sequence[Header]) -> int:
+    text = dict(headers).get(REDRIVE_COUNT) or b"0"
+    return int(text) if text.isdigit() and len(text) <= 9 else 0  # noqa: PLR2004 - any count a person could reach
