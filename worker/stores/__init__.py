@@ -1,0 +1,1 @@
+"""The store: where user tasks, outcomes and the progress of each input partition are kept."""

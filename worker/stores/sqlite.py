@@ -1,0 +1,301 @@
+"""The embedded store: one SQLite file, for one worker. The standard library's driver on a thread of its own."""
+
+import asyncio
+import fcntl
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, ParamSpec, TypeVar
+
+from worker.encoder import OutgoingRecord, pack, unpack
+from worker.lifecycle import StoredTask
+from worker.stores.migrations import migrations
+from worker.stores.port import (
+    Advance,
+    Changes,
+    EarlierOutcome,
+    PartitionRow,
+    Snapshot,
+    StoreFencedError,
+    StoreNotReadyError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from worker.stores.rows import task_from_row, task_to_row
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PARAMETERS_MAX: Final = 10_000  # below SQLite's own limit of 32,766
+_BUSY_TIMEOUT_S: Final = 5
+
+_SELECT_TASKS: Final = (
+    "SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms"
+    " FROM user_tasks WHERE user_task_key IN ({})"
+)
+_SELECT_OUTCOMES: Final = "SELECT command_key, fingerprint FROM outcomes WHERE command_key IN ({})"
+_ADVANCE: Final = (
+    "UPDATE partitions SET applied = ?, published = max(published, ?)"
+    " WHERE topic = ? AND partition = ? AND owner = ? AND applied = ? RETURNING id"
+)
+_SAVE_TASK: Final = "INSERT OR REPLACE INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SAVE_OUTCOME: Final = "INSERT INTO outcomes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CLAIM_NEW: Final = "INSERT INTO partitions VALUES (NULL, ?, ?, 1, ?, NULL, NULL) ON CONFLICT DO NOTHING"
+_CLAIM: Final = "UPDATE partitions SET owner = owner + 1, publisher = ? WHERE topic = ? AND partition = ? AND owner = ?"
+_BEGIN: Final = (
+    "UPDATE partitions SET applied = ?, published = ?"
+    " WHERE topic = ? AND partition = ? AND owner = ? AND applied IS NULL"
+)
+_NOTE_PUBLISHED: Final = (
+    "UPDATE partitions SET published = max(published, ?) WHERE topic = ? AND partition = ? AND owner = ?"
+)
+_RECORDED: Final = (
+    'SELECT "offset", records FROM outcomes WHERE partition_id = (SELECT id FROM partitions WHERE topic = ?'
+    ' AND partition = ?) AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?'
+)
+# only the oldest rows are looked at: the id grows with time, and a full scan for nothing would block the worker
+_PRUNE: Final = (
+    "DELETE FROM outcomes WHERE id IN (SELECT o.id FROM (SELECT * FROM outcomes ORDER BY id LIMIT ?) o"
+    ' JOIN partitions p ON p.id = o.partition_id WHERE o.decided_at_ms < ? AND o."offset" < p.published)'
+)
+
+
+class SqliteStore:
+    """A `Store` in one SQLite file; in WAL mode, with an fsync for each commit."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _File(path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+
+    async def open(self) -> None:
+        await self._run(self._file.open)
+
+    async def close(self) -> None:
+        await self._run(self._file.close)
+        self._thread.shutdown(wait=False)
+
+    async def ping(self) -> None:
+        await self._run(self._file.query, "SELECT 1")
+
+    async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
+        sql = "SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = ?"
+        rows = await self._run(self._file.query, sql, (topic,))
+        return {
+            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
+            for partition, owner, publisher, applied, published in rows
+            if partition in partitions
+        }
+
+    async def claim(self, topic: str, owners: Mapping[int, int], publisher: str) -> set[int]:
+        return await self._run(self._file.claim, topic, owners, publisher)
+
+    async def begin(self, topic: str, partition: int, owner: int, offset: int) -> None:
+        if await self._run(self._file.change, _BEGIN, [(offset, offset, topic, partition, owner)]) != 1:
+            raise StoreFencedError(f"{topic}/{partition} has another owner or has begun")
+
+    async def apply(
+        self,
+        topic: str,
+        advances: Sequence[Advance],
+        task_keys: Collection[int],
+        command_keys: Collection[bytes],
+        decide: Callable[[Snapshot], Changes],
+    ) -> Changes:
+        return await self._run(self._file.apply, topic, advances, task_keys, command_keys, decide)
+
+    async def recorded(
+        self, topic: str, partition: int, first: int, end: int, limit: int
+    ) -> list[tuple[int, list[OutgoingRecord]]]:
+        rows = await self._run(self._file.query, _RECORDED, (topic, partition, first, end, limit))
+        return [(offset, unpack(records)) for offset, records in rows]
+
+    async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
+        rows = [(offset, topic, partition, owners[partition]) for partition, offset in published.items()]
+        await self._run(self._file.change, _NOTE_PUBLISHED, rows)
+
+    async def task(self, user_task_key: int) -> StoredTask | None:
+        rows = await self._run(self._file.query, _SELECT_TASKS.format("?"), (user_task_key,))
+        return task_from_row(rows[0]) if rows else None
+
+    async def prune(self, decided_before_ms: int, limit: int) -> int:
+        return await self._run(self._file.change, _PRUNE, [(limit, decided_before_ms)])
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+
+class _File:
+    """The file itself; every method runs on the store's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: IO[str] | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        self._lock = _lock(self._path)
+        with _errors_mapped():
+            self._connection = _connect(self._path)
+            _migrate(self._connection)
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+        if self._lock:
+            self._lock.close()
+        self._connection = self._lock = None
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with _errors_mapped():
+            return self._open_connection().execute(sql, parameters).fetchall()
+
+    def change(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        with self._transaction() as connection:
+            return connection.executemany(sql, rows).rowcount
+
+    def claim(self, topic: str, owners: Mapping[int, int], publisher: str) -> set[int]:
+        won = set()
+        with self._transaction() as connection:
+            for partition, owner in owners.items():
+                if owner == 0:
+                    cursor = connection.execute(_CLAIM_NEW, (topic, partition, publisher))
+                else:
+                    cursor = connection.execute(_CLAIM, (publisher, topic, partition, owner))
+                if cursor.rowcount == 1:
+                    won.add(partition)
+        return won
+
+    def apply(
+        self,
+        topic: str,
+        advances: Sequence[Advance],
+        task_keys: Collection[int],
+        command_keys: Collection[bytes],
+        decide: Callable[[Snapshot], Changes],
+    ) -> Changes:
+        with self._transaction() as connection:
+            ids = {advance.partition: _advance(connection, topic, advance) for advance in advances}
+            tasks = map(task_from_row, _select_in(connection, _SELECT_TASKS, task_keys))
+            outcomes = _select_in(connection, _SELECT_OUTCOMES, command_keys)
+            snapshot = Snapshot(
+                tasks={task.user_task_key: task for task in tasks},
+                outcomes={key: EarlierOutcome(fingerprint=fingerprint) for key, fingerprint in outcomes},
+            )
+            changes = decide(snapshot)
+            _save(connection, ids, changes)
+        return changes
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _errors_mapped():
+            connection = self._open_connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailableError("the SQLite file is not open")
+        return self._connection
+
+
+def _lock(path: Path) -> IO[str]:
+    """Keep other workers out for as long as this process lives, whatever ends it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("w")
+    except OSError as error:
+        raise StoreNotReadyError(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StoreNotReadyError(
+            f"{path} is in use by another worker; SQLite serves one process only, use PostgreSQL to run several"
+        ) from None
+    return lock
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error as error:
+        raise StoreNotReadyError(f"{path} cannot be opened as a SQLite database: {error}") from error
+    # NORMAL may lose committed transactions in a power cut, after their offsets have been committed to Kafka
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    columns = "version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL"
+    connection.execute(f"CREATE TABLE IF NOT EXISTS schema_migrations ({columns}) STRICT")
+    applied = {version for (version,) in connection.execute("SELECT version FROM schema_migrations")}
+    known = migrations("sqlite")
+    if applied - {migration.version for migration in known}:
+        raise StoreNotReadyError("the SQLite file was written by a newer release of the worker")
+    for migration in known:
+        if migration.version not in applied:
+            note = f"INSERT INTO schema_migrations VALUES ({migration.version}, {time.time_ns() // 1_000_000});"  # noqa: S608
+            connection.executescript(f"BEGIN;\n{migration.sql}\n{note}\nCOMMIT;")
+
+
+def _advance(connection: sqlite3.Connection, topic: str, advance: Advance) -> int:
+    row = connection.execute(
+        _ADVANCE,
+        (advance.next_applied, advance.published, topic, advance.partition, advance.owner, advance.applied),
+    ).fetchone()
+    if row is None:
+        raise StoreFencedError(f"{topic}/{advance.partition} has another owner or stands elsewhere")
+    partition_id: int = row[0]
+    return partition_id
+
+
+def _select_in(connection: sqlite3.Connection, sql: str, keys: Collection[Any]) -> Iterator[Any]:
+    listed = list(keys)
+    for start in range(0, len(listed), _PARAMETERS_MAX):
+        some = listed[start : start + _PARAMETERS_MAX]
+        yield from connection.execute(sql.format(",".join("?" * len(some))), some)
+
+
+def _save(connection: sqlite3.Connection, ids: Mapping[int, int], changes: Changes) -> None:
+    connection.executemany(_SAVE_TASK, map(task_to_row, changes.tasks.values()))
+    connection.executemany(
+        _SAVE_OUTCOME,
+        (
+            (
+                ids[outcome.partition],
+                outcome.offset,
+                outcome.command_key,
+                outcome.fingerprint,
+                outcome.command_id,
+                outcome.user_task_key,
+                outcome.status,
+                outcome.decided_at_ms,
+                pack(outcome.records),
+            )
+            for outcome in changes.outcomes
+        ),
+    )
+
+
+@contextmanager
+def _errors_mapped() -> Iterator[None]:
+    """Let no driver error pass the port. Its text may repeat a value, so only the type and code go on."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
+        raise StoreRefusedError(type(error).__name__) from None
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", None)
+        raise StoreUnavailableError(f"SQLite: {code or type(error).__name__}") from None
