@@ -1,0 +1,105 @@
+"""The worker's metrics, as a scrape shows them."""
+
+import pytest
+from prometheus_client import generate_latest
+
+from worker.telemetry.metrics import Metrics
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def exposition(metrics: Metrics) -> list[str]:
+    return generate_latest(metrics.registry).decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("usertask_commands_total", "counter"),
+        ("usertask_duplicates_total", "counter"),
+        ("usertask_replies_ignored_total", "counter"),
+        ("usertask_takeovers_total", "counter"),
+        ("usertask_fenced_total", "counter"),
+        ("usertask_dead_letters_total", "counter"),
+        ("usertask_rejections_total", "counter"),
+        ("usertask_consumer_lag", "gauge"),
+        ("usertask_unpublished", "gauge"),
+        ("usertask_assigned_partitions", "gauge"),
+        ("usertask_consumer_paused", "gauge"),
+        ("usertask_last_published_timestamp_seconds", "gauge"),
+        ("usertask_command_latency_seconds", "histogram"),
+        ("usertask_batch_records", "histogram"),
+        ("usertask_store_transaction_seconds", "histogram"),
+        ("usertask_kafka_transaction_seconds", "histogram"),
+        ("usertask_build_info", "gauge"),
+    ],
+)
+def test_each_metric_is_exposed_under_its_name(metrics: Metrics, name: str, kind: str) -> None:
+    assert f"# TYPE {name} {kind}" in exposition(metrics)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        'usertask_commands_total{outcome="created",status="204"}',
+        'usertask_commands_total{outcome="completed",status="204"}',
+        'usertask_commands_total{outcome="canceled",status="204"}',
+        'usertask_commands_total{outcome="rejected",status="400"}',
+        'usertask_commands_total{outcome="rejected",status="404"}',
+        'usertask_commands_total{outcome="rejected",status="409"}',
+        'usertask_commands_total{outcome="rejected",status="500"}',
+        'usertask_dead_letters_total{error_type="malformed-command"}',
+        'usertask_dead_letters_total{error_type="internal"}',
+        'usertask_rejections_total{error_type="command-id-reused"}',
+        'usertask_fenced_total{by="store"}',
+        'usertask_fenced_total{by="kafka"}',
+        "usertask_duplicates_total",
+        "usertask_command_latency_seconds_count",
+    ],
+)
+def test_series_known_beforehand_start_at_zero(metrics: Metrics, series: str) -> None:
+    assert f"{series} 0.0" in exposition(metrics)
+
+
+def test_a_command_is_counted_by_outcome_and_status(metrics: Metrics) -> None:
+    metrics.commands_total.labels("rejected", "404").inc(2)
+    metrics.commands_total.labels(outcome="rejected", status=404).inc()
+    assert 'usertask_commands_total{outcome="rejected",status="404"} 3.0' in exposition(metrics)
+
+
+def test_batches_are_measured_in_the_steps_agreed(metrics: Metrics) -> None:
+    metrics.batch_records.observe(150)
+    steps = [line.split('le="')[1].split('"')[0] for line in exposition(metrics) if "batch_records_bucket" in line]
+    assert [float(step) for step in steps[:-1]] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
+    assert 'usertask_batch_records_bucket{le="200.0"} 1.0' in exposition(metrics)
+
+
+def test_the_series_of_a_lost_partition_disappear(metrics: Metrics) -> None:
+    for partition in ("0", "1"):
+        metrics.consumer_lag.labels("user-task.commands", partition).set(7)
+        metrics.unpublished.labels("user-task.commands", partition).set(3)
+    metrics.forget_partition("user-task.commands", 0)
+    series = [line for line in exposition(metrics) if "user-task.commands" in line]
+    assert series == [
+        'usertask_consumer_lag{partition="1",topic="user-task.commands"} 7.0',
+        'usertask_unpublished{partition="1",topic="user-task.commands"} 3.0',
+    ]
+
+
+def test_forgetting_a_partition_that_was_never_seen_is_no_error(metrics: Metrics) -> None:
+    metrics.forget_partition("user-task.commands", 5)
+
+
+def test_the_build_is_told(metrics: Metrics) -> None:
+    [info] = [line for line in exposition(metrics) if line.startswith("usertask_build_info{")]
+    assert 'version="' in info
+    assert 'python="3.' in info
+    assert info.endswith(" 1.0")
+
+
+def test_two_workers_in_a_process_count_apart(metrics: Metrics) -> None:
+    metrics.duplicates_total.inc()
+    assert "usertask_duplicates_total 0.0" in exposition(Metrics())
