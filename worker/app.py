@@ -1,0 +1,293 @@
+"""The one place where the parts are wired together, started in order, and stopped in the reverse of it."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import IntEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import KafkaError
+
+from worker.batch import Limits
+from worker.consumer import CommandConsumer, Parts
+from worker.encoder import Destinations, Encoder
+from worker.kafka import (
+    RECORD_OVERHEAD_BYTES,
+    BrokerUnreachableError,
+    TopicShape,
+    TopicsNotReadyError,
+    check_cluster,
+    client_options,
+    rejection_bytes_max,
+)
+from worker.poller import Poller
+from worker.processor import Processor
+from worker.publisher import PublishError, Publishers
+from worker.reporting import Reporter
+from worker.session import SessionLostError
+from worker.settings import Settings, SettingsError
+from worker.stores.port import Store, StoreError, StoreNotReadyError, StoreUnavailableError
+from worker.stores.sqlite import SqliteStore
+from worker.takeover import Takeover
+from worker.telemetry.defects import where
+from worker.telemetry.health import Health, HealthServer
+from worker.telemetry.metrics import Metrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+_START_RETRY_S: Final = 0.5
+_LEAVE_TIMEOUT_S: Final = 5
+_REBALANCE_TIMEOUT_S: Final = 30
+_POLL_INTERVAL_MAX_S: Final = 600
+_FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+_PARTITION_FETCH_BYTES_MAX: Final = 1024 * 1024
+_HEARTBEATS_PER_SESSION: Final = 10
+
+
+class ExitCode(IntEnum):
+    """What the process tells whoever started it (contract, Command line)."""
+
+    DONE = 0
+    FAILED = 1
+    CONFIGURATION = 2
+    UNREACHABLE = 3
+    NOT_READY = 4
+    REJECTED = 5
+    TIMED_OUT = 6
+    INTERRUPTED = 130
+
+
+def worker_version() -> str:
+    """Give the installed version."""
+    try:
+        return version("user-task-worker")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def make_store(settings: Settings) -> Store:
+    """Make the store that the settings name; it is not open yet."""
+    path = settings.sqlite_path
+    if path is not None:
+        return SqliteStore(path)
+    raise SettingsError("USERTASK_STORE_URL: PostgreSQL is not supported by this release yet; use sqlite:///FILE")
+
+
+async def run(settings: Settings) -> ExitCode:
+    """Run one worker until it is told to stop by SIGTERM or SIGINT; a second signal aborts."""
+    stop = asyncio.Event()
+    work = asyncio.create_task(_run(settings, stop), name="worker")
+    with _signals(stop, work):
+        try:
+            return await work
+        except asyncio.CancelledError:
+            log.warning("worker_aborted")
+            return ExitCode.INTERRUPTED
+
+
+async def _run(settings: Settings, stop: asyncio.Event) -> ExitCode:
+    log.info("worker_starting", version=worker_version(), group=settings.group_id, topic=settings.commands_topic)
+    try:
+        async with AsyncExitStack() as stack:
+            worker = await _unless_stopped(stop, _start(settings, stack))
+            if worker is None:
+                return ExitCode.DONE
+            log.info("worker_started")
+            return await _work(worker, settings, stop)
+    except SettingsError as error:
+        log.error("worker_not_configured", reason=str(error))
+        return ExitCode.CONFIGURATION
+    except (BrokerUnreachableError, StoreUnavailableError) as error:
+        log.error("worker_not_started", reason=str(error), waited_s=settings.start_timeout_s)
+        return ExitCode.UNREACHABLE
+    except (TopicsNotReadyError, StoreNotReadyError) as error:
+        log.error("worker_not_started", reason=str(error))
+        return ExitCode.NOT_READY
+    except Exception as error:  # noqa: BLE001 - a defect: end visibly, and let whoever watches start anew
+        log.error("worker_failed", error=type(error).__name__, where=where(error))
+        return ExitCode.FAILED
+    finally:
+        log.info("worker_stopped")
+
+
+async def _work(worker: CommandConsumer, settings: Settings, stop: asyncio.Event) -> ExitCode:
+    """Work until told to stop, then finish what has begun."""
+    loop = asyncio.create_task(worker.run(), name="consume")
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({loop, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        worker.stop()
+        log.info("worker_draining")
+        async with asyncio.timeout(settings.drain_timeout_s):
+            await loop
+            await worker.drain()
+    except (TimeoutError, KafkaError, PublishError, SessionLostError, StoreError) as error:
+        log.error("drain_failed", reason=f"{type(error).__name__}: {error}")
+        return ExitCode.FAILED
+    finally:
+        stopping.cancel()
+        loop.cancel()
+    return ExitCode.DONE
+
+
+async def _start(settings: Settings, stack: AsyncExitStack) -> CommandConsumer:
+    """Start everything, in an order in which each part finds what it needs."""
+    health, metrics = Health(), Metrics()
+    options = client_options(settings)
+    store = make_store(settings)
+    _serve_http(settings, health, metrics, stack)
+    try:
+        async with asyncio.timeout(settings.start_timeout_s):
+            await _open_store(store, health)
+            stack.push_async_callback(store.close)
+            shapes = await _wait_for_cluster(settings, health)
+            consumer = await stack.enter_async_context(_consumer(settings, options))
+    except TimeoutError:
+        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
+    health.set_store_reachable(True)
+    publishers = Publishers(options, settings.group_id, max(shape.max_message_bytes for shape in shapes.values()))
+    stack.push_async_callback(publishers.close)
+    stack.callback(health.set_stopping)
+    return CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
+
+
+def _parts(
+    settings: Settings,
+    shapes: Mapping[str, TopicShape],
+    store: Store,
+    consumer: AIOKafkaConsumer,
+    publishers: Publishers,
+    health: Health,
+    metrics: Metrics,
+) -> Parts:
+    topic, dead_letters = settings.commands_topic, shapes[settings.dead_letters_topic]
+    destinations = Destinations(
+        events_topic=settings.events_topic,
+        rejections_topic=settings.rejections_topic,
+        dead_letters_topic=settings.dead_letters_topic,
+        dead_letters_partitions=dead_letters.partitions,
+        event_source=settings.event_source,
+        problem_type_base=settings.problem_type_base,
+        group_id=settings.group_id,
+    )
+    limits = Limits(
+        event_bytes=settings.max_record_bytes,
+        rejection_bytes=rejection_bytes_max(settings),
+        dead_letter_bytes=dead_letters.max_message_bytes - RECORD_OVERHEAD_BYTES,
+    )
+    reporter = Reporter(topic, metrics)
+    return Parts(
+        topic=topic,
+        consumer=consumer,
+        poller=Poller(consumer, settings.max_batch_records),
+        store=store,
+        takeover=Takeover(topic, consumer, store, publishers),
+        processor=Processor(topic, store, Encoder(destinations), limits, reporter),
+        reporter=reporter,
+        health=health,
+        heartbeat_interval_s=settings.session_timeout_s / _HEARTBEATS_PER_SESSION,
+    )
+
+
+def _serve_http(settings: Settings, health: Health, metrics: Metrics, stack: AsyncExitStack) -> None:
+    if settings.http_port < 0:
+        return
+    server = HealthServer(settings.http_host, settings.http_port, health, metrics.registry)
+    try:
+        server.start()
+    except OSError as error:
+        raise SettingsError(f"USERTASK_HTTP_PORT {settings.http_port} cannot be used: {error.strerror}") from error
+    stack.callback(server.stop)
+    log.info("http_started", host=settings.http_host, port=server.port)
+
+
+async def _open_store(store: Store, health: Health) -> None:
+    while True:
+        health.tick()
+        try:
+            await store.open()
+        except StoreUnavailableError as error:
+            log.warning("store_awaited", reason=str(error))
+            await asyncio.sleep(_START_RETRY_S)
+        else:
+            return
+
+
+async def _wait_for_cluster(settings: Settings, health: Health) -> Mapping[str, TopicShape]:
+    told = False
+    while True:
+        health.tick()
+        try:
+            return await check_cluster(settings)
+        except BrokerUnreachableError as error:
+            if not told:
+                log.warning("broker_awaited", reason=str(error), limit_s=settings.start_timeout_s)
+                told = True
+            await asyncio.sleep(_START_RETRY_S)
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings, options: Mapping[str, Any]) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        **options,
+        group_id=settings.group_id,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        partition_assignment_strategy=(StickyPartitionAssignor,),
+        session_timeout_ms=int(settings.session_timeout_s * 1000),
+        heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / _HEARTBEATS_PER_SESSION),
+        rebalance_timeout_ms=_REBALANCE_TIMEOUT_S * 1000,
+        max_poll_interval_ms=_POLL_INTERVAL_MAX_S * 1000,
+        fetch_max_bytes=_FETCH_BYTES_MAX,
+        max_partition_fetch_bytes=_PARTITION_FETCH_BYTES_MAX,
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    except KafkaError as error:
+        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}") from error
+    finally:
+        with contextlib.suppress(TimeoutError):  # leaving is a courtesy: the group notices by itself
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                await consumer.stop()
+
+
+async def _unless_stopped(
+    stop: asyncio.Event, starting: Coroutine[Any, Any, CommandConsumer]
+) -> CommandConsumer | None:
+    task: asyncio.Task[CommandConsumer] = asyncio.create_task(starting)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait({task})
+        return None
+    finally:
+        stopping.cancel()
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, work: asyncio.Task[ExitCode]) -> Iterator[None]:
+    def on_signal(number: signal.Signals) -> None:
+        log.info("signal_received", signal=number.name)
+        if stop.is_set():
+            work.cancel()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

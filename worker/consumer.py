@@ -1,0 +1,290 @@
+"""The loop: poll, process, and take over anew when the assignment changes or anything fails. Outages are waited out."""
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from worker.decoder import Record
+from worker.poller import Poller
+from worker.processor import Processor
+from worker.publisher import PublishError
+from worker.reporting import Reporter
+from worker.session import Session, SessionLostError
+from worker.stores.port import Store, StoreError, StoreFencedError, StoreUnavailableError
+from worker.takeover import Taken, Takeover
+from worker.telemetry.health import Health
+
+log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
+
+_RETRY_S: Final = 0.1
+_RETRY_MAX_S: Final = 2
+_TAKEOVER_DEADLINE_S: Final = 120
+_REVOKE_BUDGET_S: Final = 5
+"""How long a rebalance may wait for what has begun; the successor can do without it."""
+_IDLE_NOTE_S: Final = 1
+_TICK_S: Final = 1
+
+_EXPECTED: Final = (
+    KafkaError,
+    OSError,
+    TimeoutError,
+    StoreError,
+    PublishError,
+    SessionLostError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the loop is made of."""
+
+    topic: str
+    consumer: AIOKafkaConsumer
+    poller: Poller
+    store: Store
+    takeover: Takeover
+    processor: Processor
+    reporter: Reporter
+    health: Health
+    heartbeat_interval_s: float
+
+
+class CommandConsumer(ConsumerRebalanceListener):
+    """One member of the consumer group."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._topic = parts.topic
+        self._consumer = parts.consumer
+        self._health = parts.health
+        self._stop = asyncio.Event()
+        self._assigned: frozenset[TopicPartition] | None = None
+        self._assignment = 0
+        """Counts the rebalances: what was begun under another count is void."""
+        self._session: Session | None = None
+        self._processing = asyncio.Lock()
+        self._failures = 0
+        self._retry_at_s = 0.0
+        self._idle_since_s = 0.0
+
+    def stop(self) -> None:
+        """Ask the loop to end after what has begun."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until `stop` is called. Raises only on a defect."""
+        self._consumer.subscribe([self._topic], listener=self)
+        while not self._stop.is_set():
+            self._health.tick()
+            if self._session is None and self._assigned is not None and time.monotonic() >= self._retry_at_s:
+                await self._take_over()
+            await self._turn()
+
+    async def drain(self) -> None:
+        """Finish what has begun, and end the session. Raise SessionLostError or StoreError if that fails."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            async with self._processing:
+                await session.drain()
+                await self._note_published(session)
+        except SessionLostError:
+            # what is decided must not wait for the next owner, who may be long in coming: a takeover publishes it
+            taken = await self._parts.takeover.run(session.held)
+            await taken.publisher.discard()
+        finally:
+            await session.close()
+
+    # what the group coordinator calls
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Finish what has begun, within a budget, or abandon it: takeover makes both safe."""
+        self._assignment += 1
+        self._assigned = None
+        self._health.set_joined(False)
+        self._health.set_taken_over(False)
+        session = self._session
+        if session is None:
+            return
+        try:
+            async with asyncio.timeout(_REVOKE_BUDGET_S), self._processing:
+                await session.drain()
+                await self._note_published(session)
+        except _EXPECTED as error:
+            log.warning("batch_abandoned", reason=_in_words(error))
+        finally:
+            self._session = None
+            await session.close()
+            self._parts.reporter.lost(session.held, None)
+            log.info("partitions_revoked", topic=self._topic, partitions=sorted(tp.partition for tp in revoked))
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Pause at once, before anything is awaited: aiokafka hands out records while this still runs."""
+        self._assigned = frozenset(assigned)
+        self._assignment += 1
+        self._pause()
+        for tp in self._assigned:
+            # a position, so that aiokafka looks for none; the takeover finds the right one
+            self._consumer.seek(tp, 0)
+        self._failures, self._retry_at_s = 0, 0.0
+        self._health.set_joined(True)
+        log.info("partitions_assigned", topic=self._topic, partitions=sorted(tp.partition for tp in self._assigned))
+
+    # one turn of the loop
+
+    async def _turn(self) -> None:
+        session = self._session
+        try:
+            records = await self._parts.poller.poll(self._assigned or ())
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            await self._lose_session(session, error)
+        except ConsumerStoppedError:
+            self._stop.set()
+        except KafkaError as error:
+            log.warning("poll_failed", reason=_in_words(error))
+            await asyncio.sleep(_TICK_S)  # getmany raises at once, again and again
+        else:
+            await self._process(session, records)
+
+    async def _process(self, session: Session | None, records: list[Record]) -> None:
+        async with self._processing:
+            if session is None or session is not self._session:
+                return  # the position was or will be set anew
+            try:
+                await self._process_held(session, records)
+            except (StoreError, SessionLostError) as error:
+                await self._lose_session(session, error)
+
+    async def _process_held(self, session: Session, records: list[Record]) -> None:
+        session.raise_if_lost()
+        if records:
+            await self._parts.processor.process(session, records)
+            self._idle_since_s = time.monotonic()
+        elif session.idle and time.monotonic() - self._idle_since_s > _IDLE_NOTE_S:
+            await self._note_published(session)
+        self._parts.reporter.stands(session.held, self._end_of)
+
+    def _end_of(self, partition: int) -> int | None:
+        end: int | None = self._consumer.highwater(TopicPartition(self._topic, partition))
+        return end
+
+    async def _note_published(self, session: Session) -> None:
+        """Tell the store, so that nothing appears twice should Kafka lose the group's offsets."""
+        published = {
+            partition: held.published
+            for partition, held in session.held.items()
+            if held.published > session.noted[partition]
+        }
+        if published:
+            owners = {partition: session.held[partition].owner for partition in published}
+            await self._parts.store.note_published(self._topic, owners, published)
+            session.noted.update(published)
+
+    # taking over
+
+    async def _take_over(self) -> None:
+        assignment, assigned = self._assignment, self._assigned or frozenset()
+        if not assigned:
+            self._health.set_taken_over(True)
+            return
+        if not await self._parts.poller.settle():
+            return
+        try:
+            taken = await self._ticking(self._attempt(assigned))
+        except _EXPECTED as error:
+            self._wait_before_retry(error)
+            return
+        if taken is None or assignment != self._assignment:
+            if taken is not None:
+                await taken.publisher.discard()
+            return
+        self._install(taken)
+
+    async def _attempt(self, assigned: frozenset[TopicPartition]) -> Taken:
+        async with asyncio.timeout(_TAKEOVER_DEADLINE_S):
+            await self._parts.store.ping()  # the cheaper probe first: no producer is started for a store that is down
+            return await self._parts.takeover.run({tp.partition for tp in assigned})
+
+    def _install(self, taken: Taken) -> None:
+        """Start a session. Nothing is awaited here, so that no rebalance comes in between."""
+        for partition, position in taken.positions.items():
+            self._consumer.seek(TopicPartition(self._topic, partition), position)
+        self._session = Session(taken.publisher, self._topic, taken.held, self._parts.reporter.published)
+        self._consumer.resume(*(TopicPartition(self._topic, partition) for partition in taken.held))
+        self._failures = 0
+        self._parts.reporter.taken_over(len(taken.held))
+        self._health.set_store_reachable(True)
+        self._health.set_taken_over(not taken.refused)
+        self._health.set_paused("partitions refused" if taken.refused else None)
+        log.info(
+            "partitions_taken_over",
+            topic=self._topic,
+            partitions=sorted(taken.held),
+            publisher=taken.publisher.transactional_id,
+        )
+
+    async def _lose_session(self, session: Session | None, error: Exception) -> None:
+        if session is None or session is not self._session:
+            return
+        self._session = None
+        self._pause()
+        fenced_by = "store" if isinstance(error, StoreFencedError) else "kafka" if session.fenced else None
+        await session.close()
+        self._parts.reporter.lost(session.held, fenced_by)
+        self._wait_before_retry(error, fenced=fenced_by is not None)
+
+    def _wait_before_retry(self, error: Exception, *, fenced: bool = False) -> None:
+        """Back off with full jitter. After a fence, long enough for the group to tell a zombie that it is one."""
+        self._health.set_taken_over(False)
+        if isinstance(error, StoreUnavailableError):
+            self._health.set_store_reachable(False)
+        wait_s = random.uniform(0, min(_RETRY_MAX_S, _RETRY_S * 2 ** min(self._failures, 10)))  # noqa: S311
+        if fenced:
+            wait_s += self._parts.heartbeat_interval_s
+        self._retry_at_s = time.monotonic() + wait_s
+        if self._failures == 0:
+            self._health.set_paused(_in_words(error))
+            log.warning("consumer_paused", reason=_in_words(error))
+        self._failures += 1
+
+    def _pause(self) -> None:
+        try:
+            self._consumer.pause(*(self._assigned or ()))
+        except IllegalStateError:
+            log.debug("pause_overtaken_by_rebalance")  # then there is nothing of ours to pause
+
+    async def _ticking(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await something long while the loop shows that it lives; None if `stop` came first."""
+        task = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            while not task.done() and not stopping.done():
+                self._health.tick()
+                await asyncio.wait({task, stopping}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+            await asyncio.wait({task})
+            return None
+        finally:
+            stopping.cancel()
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,160 @@
+"""What every Kafka client of the worker is given, and what must be true of the cluster before it runs."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.admin import ApiVersionRequest
+
+from worker.settings import Settings, SettingsError
+
+log = structlog.stdlib.get_logger(__name__)
+
+DEAD_LETTER_HEADROOM_BYTES: Final = 64 * 1024
+RECORD_OVERHEAD_BYTES: Final = 1024
+"""More than a record batch adds to key, value and headers of its only record."""
+REJECTION_BYTES_MAX: Final = 512 * 1024
+"""Every rejection fits into this, but for the command's record key."""
+
+_DEFAULT_MAX_MESSAGE_BYTES: Final = 1_048_588
+_FETCH: Final = 1
+_FETCH_MIN_VERSION_OF_4_0: Final = 4  # KIP-896: brokers from 4.0 on no longer know the versions below
+
+
+class BrokerUnreachableError(Exception):
+    """No broker answers. Wait and try again."""
+
+
+class TopicsNotReadyError(Exception):
+    """A topic is missing or does not fit, or the broker is too old: somebody has to act first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicShape:
+    """What matters of a topic."""
+
+    partitions: int
+    max_message_bytes: int
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Give the arguments that every aiokafka client takes. Raise SettingsError for certificates that cannot be read."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "security_protocol": settings.kafka_security_protocol,
+        "client_id": "user-task-worker",
+    }
+    if settings.kafka_sasl_mechanism and settings.kafka_sasl_password:
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        options["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
+    if settings.kafka_security_protocol.endswith("SSL"):
+        files = (settings.kafka_ssl_cafile, settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+        try:
+            cafile, certfile, keyfile = (str(file) if file else None for file in files)
+            options["ssl_context"] = create_ssl_context(cafile=cafile, certfile=certfile, keyfile=keyfile)
+        except OSError as error:  # ssl.SSLError is one
+            raise SettingsError(f"USERTASK_KAFKA_SSL_…: {type(error).__name__}: {error.strerror}") from None
+    return options
+
+
+async def check_cluster(settings: Settings) -> Mapping[str, TopicShape]:
+    """Check broker version and topics, and give the topics' shapes by name.
+
+    Raise BrokerUnreachableError or TopicsNotReadyError.
+    """
+    try:
+        if not settings.accept_at_least_once and await _is_below_4_0(settings):
+            raise TopicsNotReadyError(
+                "the broker is older than 4.0, where a takeover may publish outcomes twice: upgrade it, or set"
+                " USERTASK_ACCEPT_AT_LEAST_ONCE=true"
+            )
+        shapes = await describe_topics(settings)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}") from error
+    _check_shapes(settings, shapes)
+    return shapes
+
+
+def topic_names(settings: Settings) -> tuple[str, str, str, str]:
+    """Give the names of the commands, events, rejections and dead letters topics."""
+    return (
+        settings.commands_topic,
+        settings.events_topic,
+        settings.rejections_topic,
+        settings.dead_letters_topic,
+    )
+
+
+async def describe_topics(settings: Settings) -> dict[str, TopicShape]:
+    """Give the shapes of the worker's topics; one that does not exist is missing."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        async with asyncio.timeout(settings.start_timeout_s):
+            await admin.start()
+            # all topics, since asking for one by name would create it where the broker allows that
+            known = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
+            names = [name for name in topic_names(settings) if name in known]
+            limits = await _max_message_bytes(admin, names)
+    finally:
+        await admin.close()
+    return {name: TopicShape(partitions=known[name], max_message_bytes=limits[name]) for name in names}
+
+
+async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    limits = dict.fromkeys(names, _DEFAULT_MAX_MESSAGE_BYTES)
+    if not names:
+        return limits
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": None}) for name in names]
+    responses: list[Any] = await admin.describe_configs(asked)
+    for response in responses:
+        for code, _, _, name, entries, *_ in response.resources:
+            if code:
+                log.warning("topic_config_unreadable", topic=name, error_code=code, assumed=limits[name])
+            for entry in entries:
+                limits[name] = int(entry[1])
+    return limits
+
+
+async def _is_below_4_0(settings: Settings) -> bool:
+    client = AIOKafkaClient(**client_options(settings))
+    try:
+        async with asyncio.timeout(settings.start_timeout_s):
+            await client.bootstrap()
+            response = await client.send(client.get_random_node(), ApiVersionRequest())
+    finally:
+        await client.close()
+    fetch = next((min_version for key, min_version, _ in response.api_versions if key == _FETCH), 0)
+    return fetch < _FETCH_MIN_VERSION_OF_4_0
+
+
+def _check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
+    missing = [name for name in topic_names(settings) if name not in shapes]
+    if missing:
+        raise TopicsNotReadyError(f"missing topics: {', '.join(missing)}; `user-task-worker topics create` makes them")
+    commands, dead_letters = shapes[settings.commands_topic], shapes[settings.dead_letters_topic]
+    if dead_letters.partitions < commands.partitions:
+        raise TopicsNotReadyError(
+            f"{settings.dead_letters_topic} has {dead_letters.partitions} partitions, but needs {commands.partitions},"
+            f" as many as {settings.commands_topic}"
+        )
+    _check_limit(settings.dead_letters_topic, dead_letters, commands.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES)
+    _check_limit(settings.events_topic, shapes[settings.events_topic], settings.max_record_bytes)
+    _check_limit(settings.rejections_topic, shapes[settings.rejections_topic], rejection_bytes_max(settings))
+
+
+def rejection_bytes_max(settings: Settings) -> int:
+    """Give the largest rejection; one that the command's record key makes larger goes without key."""
+    return max(settings.max_record_bytes, REJECTION_BYTES_MAX)
+
+
+def _check_limit(topic: str, shape: TopicShape, needed: int) -> None:
+    if shape.max_message_bytes < needed:
+        raise TopicsNotReadyError(f"{topic} has max.message.bytes {shape.max_message_bytes}, but needs {needed}")

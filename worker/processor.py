@@ -1,0 +1,115 @@
+"""Batches on their way through: decode, then decide and save in one store transaction, then hand on for publishing."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import structlog
+
+from worker.batch import Batch, Broken, Decoded, Limits, decode_all
+from worker.decoder import Received, Record
+from worker.encoder import Encoder
+from worker.reporting import Reporter
+from worker.session import Decided, Session
+from worker.stores.port import Advance, Changes, Store, StoreRefusedError
+
+log = structlog.stdlib.get_logger(__name__)
+
+_BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Key and value bytes decided together: bounds memory and the length of a Kafka transaction."""
+
+
+class Processor:
+    """Takes records of one topic through the store."""
+
+    def __init__(self, topic: str, store: Store, encoder: Encoder, limits: Limits, reporter: Reporter) -> None:
+        self._topic = topic
+        self._store = store
+        self._encoder = encoder
+        self._limits = limits
+        self._reporter = reporter
+
+    async def process(self, session: Session, records: Sequence[Record]) -> None:
+        """Decide and save records of held partitions, each partition's in order, and queue what is to be published.
+
+        Raise StoreError or SessionLostError; then the session has to be given up, since its memory may be behind.
+        """
+        wanted = [record for record in records if _is_due(session, record)]
+        for some in _split(wanted):
+            await session.submit(await self._apply_all(session, decode_all(some)))
+
+    async def _apply_all(self, session: Session, commands: Sequence[Decoded]) -> Decided:
+        try:
+            return await self._apply(session, commands)
+        except StoreRefusedError:
+            # one of them is beyond the store: find it, so that it stops nobody else
+            log.warning("batch_refused_by_store", commands=len(commands))
+            parts = [await self._apply_alone(session, command) for command in commands]
+            return Decided.joined(parts)
+
+    async def _apply_alone(self, session: Session, command: Decoded) -> Decided:
+        try:
+            return await self._apply(session, [command])
+        except StoreRefusedError:
+            return await self._apply(session, [Broken(received=_received(command))])
+
+    async def _apply(self, session: Session, commands: Sequence[Decoded]) -> Decided:
+        batch = Batch(commands, self._encoder, self._limits)
+        advances = _advances(session, commands)
+        started_s = time.monotonic()
+        changes = await self._store.apply(
+            self._topic,
+            advances,
+            batch.task_keys,
+            batch.command_keys,
+            lambda snapshot: batch.decide(snapshot, time.time_ns() // 1_000_000),
+        )
+        self._reporter.saved(len(commands), batch.report, time.monotonic() - started_s)
+        for advance in advances:
+            session.held[advance.partition].applied = advance.next_applied
+            session.noted[advance.partition] = advance.published
+        return _decided(advances, commands, changes)
+
+
+def _received(command: Decoded) -> Received:
+    return command.received if isinstance(command, Broken) else command
+
+
+def _is_due(session: Session, record: Record) -> bool:
+    held = session.held.get(record.partition)
+    return held is not None and record.offset >= held.applied
+
+
+def _split(records: Sequence[Record]) -> Iterator[list[Record]]:
+    some: list[Record] = []
+    size_bytes = 0
+    for record in records:
+        size_bytes += len(record.key or b"") + len(record.value or b"")
+        if some and size_bytes > _BATCH_BYTES_MAX:
+            yield some
+            some, size_bytes = [], len(record.key or b"") + len(record.value or b"")
+        some.append(record)
+    if some:
+        yield some
+
+
+def _advances(session: Session, commands: Sequence[Decoded]) -> list[Advance]:
+    ends = {_received(command).record.partition: _received(command).record.offset + 1 for command in commands}
+    return [
+        Advance(
+            partition=partition,
+            owner=session.held[partition].owner,
+            applied=session.held[partition].applied,
+            next_applied=end,
+            published=session.held[partition].published,
+        )
+        for partition, end in sorted(ends.items())
+    ]
+
+
+def _decided(advances: Sequence[Advance], commands: Sequence[Decoded], changes: Changes) -> Decided:
+    return Decided(
+        records=[record for outcome in changes.outcomes for record in outcome.records],
+        offsets={advance.partition: advance.next_applied for advance in advances},
+        timestamps_ms=[_received(command).record.timestamp for command in commands],
+    )

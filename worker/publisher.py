@@ -1,0 +1,152 @@
+"""The one transactional producer: outgoing records and input offsets become visible together, or not at all."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import ProducerFenced
+
+from worker.encoder import OutgoingRecord
+
+log = structlog.stdlib.get_logger(__name__)
+
+TRANSACTION_TIMEOUT_S: Final = 10
+"""After this the broker aborts a transaction by itself, so that listeners are not held up for longer."""
+RETRY_BACKOFF_S: Final = 0.1
+_PUBLISH_DEADLINE_S: Final = TRANSACTION_TIMEOUT_S * 0.8
+_STOP_GRACE_S: Final = 1
+_MAX_PRODUCE_BATCH_BYTES: Final = 262_144
+
+
+class PublishError(Exception):
+    """A Kafka transaction failed, or nobody knows whether it did. The producer must not be used again."""
+
+    fenced = False
+    """True if another InitProducerId, or the broker after a timeout, has ended the producer."""
+
+
+class Publishers:
+    """Starts producers, fences those of others, and sees to it that no discarded one lingers."""
+
+    def __init__(self, client_options: Mapping[str, Any], group_id: str, max_request_bytes: int) -> None:
+        self._options = {
+            **client_options,
+            "transaction_timeout_ms": TRANSACTION_TIMEOUT_S * 1000,
+            "max_request_size": max_request_bytes,
+            "max_batch_size": max(_MAX_PRODUCE_BATCH_BYTES, max_request_bytes),
+            "linger_ms": 0,
+        }
+        self._group_id = group_id
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> "Publisher":
+        """Start a producer under a fresh name, which nobody can know before it is initialised."""
+        name = f"{self._group_id}-{uuid4()}"
+        producer = self._producer(name, RETRY_BACKOFF_S)
+        await self._start(producer)
+        return Publisher(producer, name, self._group_id, self)
+
+    async def fence(self, transactional_id: str) -> None:
+        """End another producer and its open transaction: InitProducerId with its own name.
+
+        When this returns, that producer's offsets are final: its last commit is applied, or will never be.
+        """
+        producer = self._producer(transactional_id, RETRY_BACKOFF_S / 5)
+        await self._start(producer)
+        await self.stop(producer)
+
+    async def stop(self, producer: AIOKafkaProducer) -> None:
+        """Stop a producer, at most briefly waiting for it.
+
+        `stop` hangs while records are pending and the broker is away. It goes on in the background then: once the
+        broker is back, the producer finds itself fenced and ends.
+        """
+        task = asyncio.ensure_future(producer.stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopped)
+        await asyncio.wait({task}, timeout=_STOP_GRACE_S)
+
+    async def close(self) -> None:
+        """Give up on the producers that have not stopped yet. For the end of the process."""
+        for task in list(self._stopping):
+            task.cancel()
+        if self._stopping:
+            await asyncio.wait(self._stopping, timeout=_STOP_GRACE_S)
+
+    def _producer(self, transactional_id: str, retry_backoff_s: float) -> AIOKafkaProducer:
+        backoff_ms = int(retry_backoff_s * 1000)
+        return AIOKafkaProducer(transactional_id=transactional_id, retry_backoff_ms=backoff_ms, **self._options)
+
+    async def _start(self, producer: AIOKafkaProducer) -> None:
+        try:
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_S * 2):  # another's open transaction may have to end first
+                await producer.start()
+        except Exception as error:
+            await self.stop(producer)
+            raise PublishError(f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            await self.stop(producer)
+            raise
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        self._stopping.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("producer_stop_failed", error=type(error).__name__)
+
+
+class Publisher:
+    """One producer, from its start to its first failure."""
+
+    def __init__(self, producer: AIOKafkaProducer, transactional_id: str, group_id: str, origin: Publishers) -> None:
+        self.transactional_id = transactional_id
+        self._may_have_resent = False
+        self._producer = producer
+        self._group_id = group_id
+        self._origin = origin
+
+    async def publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
+        """Publish records and commit offsets in one transaction. Raise PublishError if that is not known to be done."""
+        self.raise_if_spent()
+        try:
+            async with asyncio.timeout(_PUBLISH_DEADLINE_S):
+                await self._publish(records, offsets)
+        except Exception as error:
+            failure = PublishError(f"{type(error).__name__}: {error}")
+            failure.fenced = isinstance(error, ProducerFenced) or isinstance(error.__cause__, ProducerFenced)
+            raise failure from error
+
+    def raise_if_spent(self) -> None:
+        """Raise PublishError if the producer must not be used again, though its transactions are committed."""
+        if self._may_have_resent:
+            raise PublishError("a commit took so long that it may have been sent twice")
+
+    async def discard(self) -> None:
+        """Stop the producer, whatever state it is in. Its open transaction ends when its name is fenced."""
+        await self._origin.stop(self._producer)
+
+    async def _publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
+        await self._producer.begin_transaction()
+        # one tight loop, so that one request adds all partitions to the transaction
+        futures = [await self._send(record) for record in records]
+        # awaited before the offsets: sent side by side, the broker stalls both; unawaited, a lost record goes unnoticed
+        await asyncio.gather(*futures)
+        started_s = time.monotonic()
+        await self._producer.send_offsets_to_transaction(dict(offsets), self._group_id)
+        await self._producer.commit_transaction()
+        # aiokafka resends after the retry back-off; a late first copy could then commit the next transaction half way
+        self._may_have_resent = time.monotonic() - started_s >= RETRY_BACKOFF_S
+
+    async def _send(self, record: OutgoingRecord) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = await self._producer.send(
+            record.topic,
+            value=record.value,
+            key=record.key,
+            partition=record.partition,
+            timestamp_ms=record.timestamp_ms,
+            headers=list(record.headers),
+        )
+        return future

@@ -1,0 +1,155 @@
+"""A session: what lies between two takeovers. Some partitions, one producer, and outcomes on their way out."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from aiokafka import TopicPartition
+
+from worker.encoder import OutgoingRecord
+from worker.publisher import Publisher, PublishError
+
+log = structlog.stdlib.get_logger(__name__)
+
+_DECIDED_BATCHES_MAX: Final = 4
+"""Batches that may be decided ahead of the Kafka transaction in flight: bounds memory and what a successor replays."""
+
+
+class SessionLostError(Exception):
+    """The session's producer failed or was fenced: everything has to be taken over anew."""
+
+
+@dataclass(slots=True)
+class Held:
+    """One partition as its owner knows it."""
+
+    owner: int
+    applied: int
+    """The next offset to apply."""
+    published: int
+    """The next offset to publish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A batch that the store has, on its way to Kafka."""
+
+    records: Sequence[OutgoingRecord]
+    offsets: Mapping[int, int]
+    """The next offset of each partition of the batch."""
+    timestamps_ms: Sequence[int] = field(default=())
+    """When its commands were sent."""
+
+    @classmethod
+    def joined(cls, batches: Sequence["Decided"]) -> "Decided":
+        """Make one of several, in order."""
+        offsets: dict[int, int] = {}
+        for batch in batches:
+            offsets.update(batch.offsets)
+        return cls(
+            records=[record for batch in batches for record in batch.records],
+            offsets=offsets,
+            timestamps_ms=[timestamp for batch in batches for timestamp in batch.timestamps_ms],
+        )
+
+
+class Session:
+    """Partitions held under one producer. Kafka transactions go one at a time and in order; deciding runs ahead."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        topic: str,
+        held: dict[int, Held],
+        on_published: Callable[[Decided, float], None] = lambda _decided, _seconds: None,
+    ) -> None:
+        self.held = held
+        self.noted = {partition: one.published for partition, one in held.items()}
+        """What the store was last told to be published."""
+        self._publisher = publisher
+        self._topic = topic
+        self._on_published = on_published
+        self._queue: deque[Decided] = deque()
+        self._changed = asyncio.Condition()
+        self._in_flight = False
+        self._failure: BaseException | None = None
+        self._task = asyncio.create_task(self._publish_all(), name="publish")
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the session has failed."""
+        return self._failure is not None
+
+    @property
+    def fenced(self) -> bool:
+        """Tell whether it failed since its producer was fenced, by another owner or by a transaction's timeout."""
+        return isinstance(self._failure, PublishError) and self._failure.fenced
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether all that is decided is published."""
+        return not self._queue and not self._in_flight
+
+    def raise_if_lost(self) -> None:
+        """Raise SessionLostError if the session has failed."""
+        if self._failure is not None:
+            raise SessionLostError(str(self._failure)) from self._failure
+
+    async def submit(self, decided: Decided) -> None:
+        """Queue a batch for publishing; waits while too many are ahead. Raise SessionLostError if it fails."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.lost or len(self._queue) < _DECIDED_BATCHES_MAX)
+            self.raise_if_lost()
+            self._queue.append(decided)
+            self._changed.notify_all()
+
+    async def drain(self) -> None:
+        """Wait until all that is decided is published. Raise SessionLostError if the session failed."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.lost or self.idle)
+            if not self.idle:
+                self.raise_if_lost()
+
+    async def close(self) -> None:
+        """End the session, whatever state it is in. What was not published is for the next owner to replay."""
+        self._failure = self._failure or SessionLostError("closed")
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        await self._publisher.discard()
+
+    async def _publish_all(self) -> None:
+        try:
+            while True:
+                await self._publish_next(await self._take_all())
+                self._publisher.raise_if_spent()
+        except (PublishError, asyncio.CancelledError) as error:
+            self._failure = self._failure or error
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _take_all(self) -> Decided:
+        """Join everything that is decided into one transaction: the busier, the larger."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._queue))
+            waiting = list(self._queue)
+            self._queue.clear()
+            self._in_flight = True
+            self._changed.notify_all()
+        return waiting[0] if len(waiting) == 1 else Decided.joined(waiting)
+
+    async def _publish_next(self, decided: Decided) -> None:
+        started = asyncio.get_running_loop().time()
+        offsets = {TopicPartition(self._topic, partition): offset for partition, offset in decided.offsets.items()}
+        await self._publisher.publish(decided.records, offsets)
+        for partition, offset in decided.offsets.items():
+            self.held[partition].published = offset
+        self._on_published(decided, asyncio.get_running_loop().time() - started)
+        async with self._changed:
+            self._in_flight = False
+            self._changed.notify_all()
