@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -30,8 +30,10 @@ from worker.poller import Poller
 from worker.processor import Processor
 from worker.publisher import PublishError, Publishers
 from worker.reporting import Reporter
+from worker.retention import prune_for_ever
 from worker.session import SessionLostError
 from worker.settings import Settings, SettingsError
+from worker.stopping import stopped_by_signals, unless_stopped
 from worker.stores.port import Store, StoreError, StoreNotReadyError, StoreUnavailableError
 from worker.stores.sqlite import SqliteStore
 from worker.takeover import Takeover
@@ -76,14 +78,26 @@ def make_store(settings: Settings) -> Store:
     path = settings.sqlite_path
     if path is not None:
         return SqliteStore(path)
-    raise SettingsError("USERTASK_STORE_URL: PostgreSQL is not supported by this release yet; use sqlite:///FILE")
+    try:
+        from worker.stores.postgres import PostgresStore  # noqa: PLC0415 - its driver is an extra
+    except ModuleNotFoundError:
+        raise SettingsError("USERTASK_STORE_URL: PostgreSQL needs the extra: user-task-worker[postgres]") from None
+    return PostgresStore(settings.store_url.get_secret_value())
 
 
-async def run(settings: Settings) -> ExitCode:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factories:
+    """What makes the two parts that hold the promise; tests hand in their own, to make them fail at exact moments."""
+
+    store: Callable[[Settings], Store] = make_store
+    publishers: Callable[[Mapping[str, Any], str, int], Publishers] = Publishers
+
+
+async def run(settings: Settings, factories: Factories = Factories()) -> ExitCode:
     """Run one worker until it is told to stop by SIGTERM or SIGINT; a second signal aborts."""
     stop = asyncio.Event()
-    work = asyncio.create_task(_run(settings, stop), name="worker")
-    with _signals(stop, work):
+    work = asyncio.create_task(_run(settings, factories, stop), name="worker")
+    with stopped_by_signals(stop, work):
         try:
             return await work
         except asyncio.CancelledError:
@@ -91,11 +105,11 @@ async def run(settings: Settings) -> ExitCode:
             return ExitCode.INTERRUPTED
 
 
-async def _run(settings: Settings, stop: asyncio.Event) -> ExitCode:
+async def _run(settings: Settings, factories: Factories, stop: asyncio.Event) -> ExitCode:
     log.info("worker_starting", version=worker_version(), group=settings.group_id, topic=settings.commands_topic)
     try:
         async with AsyncExitStack() as stack:
-            worker = await _unless_stopped(stop, _start(settings, stack))
+            worker = await unless_stopped(stop, _start(settings, factories, stack))
             if worker is None:
                 return ExitCode.DONE
             log.info("worker_started")
@@ -136,11 +150,11 @@ async def _work(worker: CommandConsumer, settings: Settings, stop: asyncio.Event
     return ExitCode.DONE
 
 
-async def _start(settings: Settings, stack: AsyncExitStack) -> CommandConsumer:
+async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack) -> CommandConsumer:
     """Start everything, in an order in which each part finds what it needs."""
     health, metrics = Health(), Metrics()
     options = client_options(settings)
-    store = make_store(settings)
+    store = factories.store(settings)
     _serve_http(settings, health, metrics, stack)
     try:
         async with asyncio.timeout(settings.start_timeout_s):
@@ -151,9 +165,12 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> CommandConsumer:
     except TimeoutError:
         raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
     health.set_store_reachable(True)
-    publishers = Publishers(options, settings.group_id, max(shape.max_message_bytes for shape in shapes.values()))
+    smallest = min(shape.max_message_bytes for shape in shapes.values())
+    publishers = factories.publishers(options, settings.group_id, smallest)
     stack.push_async_callback(publishers.close)
     stack.callback(health.set_stopping)
+    pruning = asyncio.create_task(prune_for_ever(store, settings.retention_days), name="prune")
+    stack.callback(pruning.cancel)
     return CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
 
 
@@ -257,37 +274,3 @@ async def _consumer(settings: Settings, options: Mapping[str, Any]) -> AsyncIter
         with contextlib.suppress(TimeoutError):  # leaving is a courtesy: the group notices by itself
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await consumer.stop()
-
-
-async def _unless_stopped(
-    stop: asyncio.Event, starting: Coroutine[Any, Any, CommandConsumer]
-) -> CommandConsumer | None:
-    task: asyncio.Task[CommandConsumer] = asyncio.create_task(starting)
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        await asyncio.wait({task})
-        return None
-    finally:
-        stopping.cancel()
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event, work: asyncio.Task[ExitCode]) -> Iterator[None]:
-    def on_signal(number: signal.Signals) -> None:
-        log.info("signal_received", signal=number.name)
-        if stop.is_set():
-            work.cancel()
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

@@ -277,13 +277,11 @@ class CommandConsumer(ConsumerRebalanceListener):
             while not task.done() and not stopping.done():
                 self._health.tick()
                 await asyncio.wait({task, stopping}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            task.cancel()
-            await asyncio.wait({task})
-            return None
+            return task.result() if task.done() else None
         finally:
             stopping.cancel()
+            task.cancel()  # does nothing to one that is done
+            await asyncio.wait({task})
 
 
 def _in_words(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from schemas.problem import MAX_ERRORS, MAX_POINTER_CHARS, FieldError
 from schemas.user_task import read_user_task_key, user_task_key_of
 from worker.strict_json import MAX_DEPTH, NotStrictJsonError, read_object
 
+_MAP_KEY_PARTS: Final = 3
 _FRAGMENT_SAFE: Final = "!$&'()*+,;=:@?"  # RFC 3986: what a fragment may hold besides letters, digits, "-._~" and "/"
 
 
@@ -226,7 +227,8 @@ def _validate(command_type: CommandType, members: dict[str, Any]) -> Command | I
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     """Write pydantic's location as an RFC 6901 URI fragment."""
-    parts = location[:-1] if location and location[-1] == "[key]" else location  # a map's key itself is wrong
+    # (map, key, "[key]"): a map's key itself is wrong, not a member of that name
+    parts = location[:-1] if len(location) == _MAP_KEY_PARTS and location[-1] == "[key]" else location
     tokens = (str(part).replace("~", "~0").replace("/", "~1") for part in parts)
     return ("#" + "".join("/" + quote(token, safe=_FRAGMENT_SAFE) for token in tokens))[:MAX_POINTER_CHARS]
 

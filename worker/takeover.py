@@ -163,7 +163,7 @@ class Takeover:
         about = {"topic": self._topic, "partition": partition}
         if row.applied is None:
             await self._store.begin(self._topic, partition, owner, start.apply)
-        elif offsets.committed is None:
+        elif offsets.committed is None and start.apply > offsets.beginning:
             log.warning("committed_offset_missing", **about, resumes_at=start.replay, republished_up_to=start.apply)
         if row.applied is not None and offsets.beginning > start.apply:
             log.error("commands_lost_to_retention", **about, first=start.apply, end=offsets.beginning)

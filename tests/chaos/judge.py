@@ -51,7 +51,11 @@ class Load:
         self, bootstrap_servers: str, topic: str, *, commands_per_s: float, first_key: int = FIRST_KEY
     ) -> None:
         self.sent: list[Sent] = []
+        self._bootstrap_servers = bootstrap_servers
         self._topic = topic
+        self._running = threading.Event()
+        self._running.set()
+        self._lock = threading.Lock()
         self._pause_s = 10 * SENT_PER_TASK / commands_per_s
         self._next_key = first_key
         self._producer = Producer({"bootstrap.servers": bootstrap_servers, "enable.idempotence": True})
@@ -73,10 +77,23 @@ class Load:
 
     def _send(self) -> None:
         while not self._stopped.wait(self._pause_s):
-            self.burst(10)
+            if self._running.is_set():
+                self.burst(10)
+
+    def pause_until_committed(self, group: str, deadline_s: float = 60) -> None:
+        """Send nothing until the group has caught up; then go on."""
+        self._running.clear()
+        with self._lock:
+            assert self._producer.flush(60) == 0
+        await_committed(self._bootstrap_servers, self._topic, group, deadline_s)
+        self._running.set()
 
     def burst(self, tasks: int) -> None:
         """Send the stories of so many new tasks at once, their commands interleaved."""
+        with self._lock:
+            self._burst(tasks)
+
+    def _burst(self, tasks: int) -> None:
         stories = [list(story(str(self._next_key + number))) for number in range(tasks)]
         self._next_key += tasks
         for step in zip(*stories, strict=True):

@@ -264,6 +264,8 @@ def run_cli(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Compl
 class Worker:
     """`python -m worker run` as a process of its own; leaving the context kills it."""
 
+    command = tuple(command_line("run"))
+
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self.env = env
         self._folder = folder
@@ -289,7 +291,7 @@ class Worker:
         """Start, with the settings as they are, and do not wait."""
         with self._log.open("ab") as log, self._out.open("ab") as out:
             self._process = subprocess.Popen(
-                command_line("run"), env=self.env, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=out, stderr=log
+                self.command, env=self.env, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=out, stderr=log
             )
 
     @property

@@ -1,0 +1,127 @@
+"""`python -m tests.chaos.failing_worker`: a worker that kills or stops itself at an exact moment, once.
+
+What is added to the worker is here, not in it. USERTASK_TEST_MOMENT names the moment, USERTASK_TEST_SIGNAL what happens
+there (KILL or STOP), USERTASK_TEST_COUNT the how manieth time. USERTASK_TEST_WITHOUT takes a guard away (`fence` or
+`compare-and-set`), for the controls: then the same tests must fail.
+"""
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaProducer
+
+from worker import app
+from worker.publisher import Publishers
+from worker.settings import load_settings
+from worker.stores.port import Store
+from worker.telemetry.logs import configure_logging
+
+MOMENTS = (
+    "before-store-commit",
+    "after-store-commit",
+    "after-first-send",
+    "after-offsets",
+    "during-commit",
+    "after-commit",
+)
+
+
+class FailPoint:
+    """Signals this process when the moment has come for the given time."""
+
+    def __init__(self) -> None:
+        self._moment = os.environ.get("USERTASK_TEST_MOMENT")
+        self._signal = signal.Signals[f"SIG{os.environ.get('USERTASK_TEST_SIGNAL', 'KILL')}"]
+        self._left = int(os.environ.get("USERTASK_TEST_COUNT", "1"))
+
+    def __call__(self, moment: str) -> None:
+        if moment != self._moment:
+            return
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), self._signal)
+
+
+reached = FailPoint()
+without = os.environ.get("USERTASK_TEST_WITHOUT")
+
+
+class FailingProducer(AIOKafkaProducer):
+    """Reaches the moments of a Kafka transaction."""
+
+    async def send_batch(self, *args, **kwargs):
+        future = await super().send_batch(*args, **kwargs)
+        if os.environ.get("USERTASK_TEST_MOMENT") == "after-first-send":
+            await asyncio.shield(future)
+            reached("after-first-send")
+        return future
+
+    async def send_offsets_to_transaction(self, offsets, group_id):
+        await super().send_offsets_to_transaction(offsets, group_id)
+        reached("after-offsets")
+
+    async def commit_transaction(self):
+        committing = asyncio.ensure_future(super().commit_transaction())
+        for _ in range(10):  # turns of the loop: EndTxn is on its way, its answer is not back
+            await asyncio.sleep(0)
+        reached("during-commit")
+        await committing
+        reached("after-commit")
+
+
+class FailingPublishers(Publishers):
+    """Makes failing producers; without fencing, if told so."""
+
+    def _producer(self, transactional_id, retry_backoff_s):
+        return FailingProducer(
+            transactional_id=transactional_id, retry_backoff_ms=int(retry_backoff_s * 1000), **self._options
+        )
+
+    async def fence(self, transactional_id):
+        if without != "fence":
+            await super().fence(transactional_id)
+
+
+class FailingStore:
+    """Reaches the moments of a store transaction; without its compare-and-set, if told so."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable:
+        return getattr(self._store, name)
+
+    async def apply(self, topic, advances, task_keys, command_keys, decide):
+        def decide_and_reach(snapshot):
+            changes = decide(snapshot)
+            reached("before-store-commit")
+            return changes
+
+        if without == "compare-and-set":
+            rows = await self._store.partitions(topic, {advance.partition for advance in advances})
+            advances = [
+                dataclasses.replace(
+                    advance, owner=rows[advance.partition].owner, applied=rows[advance.partition].applied
+                )
+                for advance in advances
+            ]
+        changes = await self._store.apply(topic, advances, task_keys, command_keys, decide_and_reach)
+        reached("after-store-commit")
+        return changes
+
+
+def main() -> None:
+    settings = load_settings()
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    factories = app.Factories(
+        store=lambda settings: FailingStore(app.make_store(settings)), publishers=FailingPublishers
+    )
+    sys.exit(asyncio.run(app.run(settings, factories)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Records that break more than a rule: the client under the worker, or the store. None of them stops the partition."""
+
+import contextlib
+import socket
+import sqlite3
+import struct
+
+import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from tests.integration.harness import (
+    COMPLETE,
+    CREATE,
+    Wire,
+    Worker,
+    cloud_event,
+    encoded,
+    environment,
+    fresh_id,
+    fresh_key,
+    make_topics,
+)
+
+CRC_AT, CRC_FROM = 17, 21  # of a record batch, format 2
+
+
+@pytest.fixture
+def store_path(tmp_path):
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def worker(kafka, tmp_path, store_path):
+    env = environment(kafka.bootstrap_servers, make_topics(kafka.bootstrap_servers), store_path)
+    with Worker(env, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def wire(kafka, worker):
+    names = ("commands", "events", "rejections", "dead_letters")
+    topics = type("Topics", (), {name: worker.env[f"USERTASK_{name.upper()}_TOPIC"] for name in names})
+    with Wire(kafka.bootstrap_servers, topics, worker.watch) as wire:
+        yield wire
+
+
+def batch_with_broken_header_name() -> bytes:
+    """Write a record batch with a header name that is not UTF-8; no client's API can."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2, compression_type=0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1,
+        batch_size=1000,
+    )  # fmt: skip
+    builder.append(0, timestamp=0, key=b"1", value=b"{}", headers=[("a-header-name", b"x")])
+    batch = bytearray(builder.build())
+    batch = batch.replace(b"a-header-name", b"\xff\xfe-header-name"[:13])
+    batch[CRC_AT:CRC_FROM] = struct.pack(">I", calc_crc32c(bytes(batch[CRC_FROM:])))
+    return bytes(batch)
+
+
+def produce_raw(bootstrap_servers: str, topic: str, partition: int, batch: bytes) -> int:
+    """Send a Produce request (version 3) by hand, and return the record's offset."""
+    name = topic.encode()
+    request = b"".join(
+        [
+            struct.pack(">hhih", 0, 3, 1, -1),
+            struct.pack(">hhii", -1, -1, 30_000, 1),
+            struct.pack(f">h{len(name)}si", len(name), name, 1),
+            struct.pack(">ii", partition, len(batch)),
+            batch,
+        ]
+    )
+    host, port = bootstrap_servers.split(",", maxsplit=1)[0].rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=30) as connection, connection.makefile("rb") as answers:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        answer = answers.read(struct.unpack(">i", answers.read(4))[0])
+    _, error, offset = struct.unpack_from(">ihq", answer, 4 + 4 + 2 + len(name) + 4)
+    assert error == 0
+    return offset
+
+
+def test_a_header_name_that_is_not_utf_8_is_a_dead_letter_and_the_partition_goes_on(kafka, wire):
+    before, after = fresh_key(), fresh_key()
+    wire.send(encoded({"userTaskKey": before}), headers=cloud_event(CREATE), partition=1)
+
+    offset = produce_raw(kafka.bootstrap_servers, wire.topics.commands, 1, batch_with_broken_header_name())
+    wire.send(encoded({"userTaskKey": after}), headers=cloud_event(CREATE), partition=1)
+
+    wire.wait_until(lambda: len(wire.events()) == 2)
+    (letter,) = wire.wait_until(wire.dead_letters)
+    (rejection,) = wire.wait_until(wire.rejections)
+    assert letter.text("__dlq.errors.offset") == str(offset)
+    assert (letter.partition, letter.key, letter.value) == (1, None, None)
+    assert (rejection.slug, rejection.body["instance"]) == (
+        "malformed-command",
+        f"/{wire.topics.commands}/1/{offset}",
+    )
+
+
+def test_a_command_that_the_store_refuses_is_answered_with_500_and_stops_nobody(wire, store_path):
+    poison, good = fresh_key(), fresh_key()
+    with contextlib.closing(sqlite3.connect(store_path, timeout=30)) as store, store:
+        store.execute(
+            f"CREATE TRIGGER poison BEFORE INSERT ON user_tasks WHEN NEW.user_task_key = {poison}"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    command_id = fresh_id()
+
+    positions = [
+        wire.send(encoded({"userTaskKey": key}), headers=headers, partition=0)
+        for key, headers in [
+            (good, cloud_event(CREATE)),
+            (poison, cloud_event(CREATE, command_id)),
+            (good, cloud_event(COMPLETE)),
+        ]
+    ]
+
+    wire.wait_until(lambda: len(wire.events()) == 2)
+    (rejection,) = wire.wait_until(lambda: wire.rejections_of(positions[1]))
+    (letter,) = wire.wait_until(lambda: wire.dead_letters_of(positions[1]))
+    assert (rejection.slug, rejection.body["status"], rejection.body["title"]) == ("internal", 500, "INTERNAL")
+    assert (rejection.body["userTaskKey"], rejection.body["commandId"]) == (poison, command_id)
+    assert letter.text("dlq-error-type") == "internal"
+
+
+def test_an_internal_rejection_leaves_the_command_id_free_for_a_redrive(wire, store_path):
+    poison, command = fresh_key(), cloud_event(CREATE)
+    with contextlib.closing(sqlite3.connect(store_path, timeout=30)) as store, store:
+        store.execute(
+            f"CREATE TRIGGER poison BEFORE INSERT ON user_tasks WHEN NEW.user_task_key = {poison}"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    wire.send(encoded({"userTaskKey": poison}), headers=command)
+    wire.wait_until(wire.dead_letters)
+    with contextlib.closing(sqlite3.connect(store_path, timeout=30)) as store, store:
+        store.execute("DROP TRIGGER poison")
+
+    wire.send(encoded({"userTaskKey": poison}), headers=command)
+
+    (event,) = wire.wait_until(wire.events)
+    assert event.body["userTaskKey"] == poison
