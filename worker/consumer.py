@@ -1,11 +1,10 @@
 """The loop: poll, process, and take over anew when the assignment changes or anything fails. Outages are waited out."""
 
 import asyncio
-import random
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -17,6 +16,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
+from worker.backoff import Backoff
 from worker.decoder import Record
 from worker.poller import Poller
 from worker.processor import Processor
@@ -31,12 +31,11 @@ log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
-_RETRY_S: Final = 0.1
-_RETRY_MAX_S: Final = 2
 _TAKEOVER_DEADLINE_S: Final = 120
 _REVOKE_BUDGET_S: Final = 5
 """How long a rebalance may wait for what has begun; the successor can do without it."""
-_IDLE_NOTE_S: Final = 1
+_IDLE_S: Final = 1
+"""After this time without commands the store is told what is published, and asked whether it is still there."""
 _TICK_S: Final = 1
 
 _EXPECTED: Final = (
@@ -78,9 +77,10 @@ class CommandConsumer(ConsumerRebalanceListener):
         """Counts the rebalances: what was begun under another count is void."""
         self._session: Session | None = None
         self._processing = asyncio.Lock()
-        self._failures = 0
-        self._retry_at_s = 0.0
-        self._idle_since_s = 0.0
+        self._backoff = Backoff()
+        self._store_seen_s = 0.0
+        self._poll_failure: str | None = None
+        self._attempt: asyncio.Task[Taken] | None = None
 
     def stop(self) -> None:
         """Ask the loop to end after what has begun."""
@@ -91,7 +91,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._consumer.subscribe([self._topic], listener=self)
         while not self._stop.is_set():
             self._health.tick()
-            if self._session is None and self._assigned is not None and time.monotonic() >= self._retry_at_s:
+            if self._session is None and self._assigned is not None and self._backoff.is_due:
                 await self._take_over()
             await self._turn()
 
@@ -119,6 +119,9 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._assigned = None
         self._health.set_joined(False)
         self._health.set_taken_over(False)
+        if self._attempt is not None:
+            self._attempt.cancel()  # it must not win a row from the partition's next owner
+            await asyncio.wait({self._attempt}, timeout=_REVOKE_BUDGET_S)
         session = self._session
         if session is None:
             return
@@ -142,7 +145,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         for tp in self._assigned:
             # a position, so that aiokafka looks for none; the takeover finds the right one
             self._consumer.seek(tp, 0)
-        self._failures, self._retry_at_s = 0, 0.0
+        self._backoff.succeeded()
         self._health.set_joined(True)
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(tp.partition for tp in self._assigned))
 
@@ -157,9 +160,12 @@ class CommandConsumer(ConsumerRebalanceListener):
         except ConsumerStoppedError:
             self._stop.set()
         except KafkaError as error:
-            log.warning("poll_failed", reason=_in_words(error))
+            if self._poll_failure != type(error).__name__:
+                self._poll_failure = type(error).__name__
+                log.warning("poll_failed", reason=_in_words(error))
             await asyncio.sleep(_TICK_S)  # getmany raises at once, again and again
         else:
+            self._poll_failure = None
             await self._process(session, records)
 
     async def _process(self, session: Session | None, records: list[Record]) -> None:
@@ -175,9 +181,10 @@ class CommandConsumer(ConsumerRebalanceListener):
         session.raise_if_lost()
         if records:
             await self._parts.processor.process(session, records)
-            self._idle_since_s = time.monotonic()
-        elif session.idle and time.monotonic() - self._idle_since_s > _IDLE_NOTE_S:
+            self._store_seen_s = time.monotonic()
+        elif session.idle and time.monotonic() - self._store_seen_s > _IDLE_S:
             await self._note_published(session)
+            await self._probe_store()
         self._parts.reporter.stands(session.held, self._end_of)
 
     def _end_of(self, partition: int) -> int | None:
@@ -196,29 +203,45 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._parts.store.note_published(self._topic, owners, published)
             session.noted.update(published)
 
+    async def _probe_store(self) -> None:
+        await self._parts.store.ping()
+        self._store_seen_s = time.monotonic()
+        self._health.set_store_reachable(True)
+
     # taking over
 
     async def _take_over(self) -> None:
         assignment, assigned = self._assignment, self._assigned or frozenset()
         if not assigned:
-            self._health.set_taken_over(True)
+            await self._stand_by()
             return
         if not await self._parts.poller.settle():
             return
+        self._attempt = asyncio.create_task(self._try_to_take_over(assigned), name="takeover")
         try:
-            taken = await self._ticking(self._attempt(assigned))
+            taken = await self._ticking(self._attempt)
         except _EXPECTED as error:
             self._wait_before_retry(error)
             return
-        if taken is None or assignment != self._assignment:
-            if taken is not None:
-                await taken.publisher.discard()
-            return
-        self._install(taken)
+        finally:
+            self._attempt = None
+        if taken is not None and assignment == self._assignment:
+            self._install(taken)
+        elif taken is not None:
+            await taken.publisher.discard()
 
-    async def _attempt(self, assigned: frozenset[TopicPartition]) -> Taken:
+    async def _stand_by(self) -> None:
+        """Hold nothing, being one worker more than there are partitions, but be ready."""
+        self._health.set_taken_over(True)
+        if time.monotonic() - self._store_seen_s > _IDLE_S:
+            try:
+                await self._probe_store()
+            except StoreError as error:
+                self._wait_before_retry(error)
+
+    async def _try_to_take_over(self, assigned: frozenset[TopicPartition]) -> Taken:
         async with asyncio.timeout(_TAKEOVER_DEADLINE_S):
-            await self._parts.store.ping()  # the cheaper probe first: no producer is started for a store that is down
+            await self._probe_store()  # the cheaper probe first: no producer is started for a store that is down
             return await self._parts.takeover.run({tp.partition for tp in assigned})
 
     def _install(self, taken: Taken) -> None:
@@ -227,9 +250,8 @@ class CommandConsumer(ConsumerRebalanceListener):
             self._consumer.seek(TopicPartition(self._topic, partition), position)
         self._session = Session(taken.publisher, self._topic, taken.held, self._parts.reporter.published)
         self._consumer.resume(*(TopicPartition(self._topic, partition) for partition in taken.held))
-        self._failures = 0
+        self._backoff.succeeded()
         self._parts.reporter.taken_over(len(taken.held))
-        self._health.set_store_reachable(True)
         self._health.set_taken_over(not taken.refused)
         self._health.set_paused("partitions refused" if taken.refused else None)
         log.info(
@@ -250,18 +272,13 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._wait_before_retry(error, fenced=fenced_by is not None)
 
     def _wait_before_retry(self, error: Exception, *, fenced: bool = False) -> None:
-        """Back off with full jitter. After a fence, long enough for the group to tell a zombie that it is one."""
+        """Back off; after a fence, for long enough that the group can tell a zombie that it is one."""
         self._health.set_taken_over(False)
         if isinstance(error, StoreUnavailableError):
             self._health.set_store_reachable(False)
-        wait_s = random.uniform(0, min(_RETRY_MAX_S, _RETRY_S * 2 ** min(self._failures, 10)))  # noqa: S311
-        if fenced:
-            wait_s += self._parts.heartbeat_interval_s
-        self._retry_at_s = time.monotonic() + wait_s
-        if self._failures == 0:
+        if self._backoff.failed(self._parts.heartbeat_interval_s if fenced else 0):
             self._health.set_paused(_in_words(error))
             log.warning("consumer_paused", reason=_in_words(error))
-        self._failures += 1
 
     def _pause(self) -> None:
         try:
@@ -269,15 +286,14 @@ class CommandConsumer(ConsumerRebalanceListener):
         except IllegalStateError:
             log.debug("pause_overtaken_by_rebalance")  # then there is nothing of ours to pause
 
-    async def _ticking(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Await something long while the loop shows that it lives; None if `stop` came first."""
-        task = asyncio.create_task(work)
+    async def _ticking(self, task: asyncio.Task[T]) -> T | None:
+        """Await something long while the loop shows that it lives; None if a stop or a rebalance came first."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
             while not task.done() and not stopping.done():
                 self._health.tick()
                 await asyncio.wait({task, stopping}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
+            return None if task.cancelled() or not task.done() else task.result()
         finally:
             stopping.cancel()
             task.cancel()  # does nothing to one that is done

@@ -21,6 +21,7 @@ from worker.stores.port import Store
 from worker.telemetry.logs import configure_logging
 
 MOMENTS = (
+    "before-store-transaction",
     "before-store-commit",
     "after-store-commit",
     "after-first-send",
@@ -101,6 +102,7 @@ class FailingStore:
             reached("before-store-commit")
             return changes
 
+        reached("before-store-transaction")
         if without == "compare-and-set":
             rows = await self._store.partitions(topic, {advance.partition for advance in advances})
             advances = [

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from tests.integration.harness import Worker
+from worker.stores.postgres import migrate
 
 
 class ChaosWorker(Worker):
@@ -27,7 +28,6 @@ def database(server_url: str) -> str:
             await connection.execute(f"CREATE DATABASE {name}")
         finally:
             await connection.close()
-        from worker.stores.postgres import migrate
         await migrate(url)
 
     asyncio.run(make())

@@ -101,3 +101,48 @@ def test_stop_past_the_session_timeout_at(moment, kafka, postgres_url, tmp_path)
         verdict = finish(kafka, topics, env, load, tmp_path)
 
     assert verdict.is_clean, (verdict, *logs)
+
+
+def test_control_without_fencing_the_same_run_shows_outcomes_twice(kafka, postgres_url, tmp_path):
+    topics, env = settings_for(kafka, postgres_url)
+    env |= {"USERTASK_TEST_WITHOUT": "fence"}
+    with Load(kafka.bootstrap_servers, topics.commands, commands_per_s=500) as load:
+        with ChaosWorker(env | fail_at("after-offsets", "STOP", without="fence"), tmp_path) as zombie:
+            await_stopped(zombie)
+            with ChaosWorker(env, tmp_path) as successor:
+                # awake before the broker ends its transaction; what fencing would have done by now
+                os.kill(zombie.process.pid, signal.SIGCONT)
+                zombie.await_ready()
+                assert successor.terminate() == zombie.terminate() == 0
+        verdict = finish(kafka, topics, env, load, tmp_path)
+
+    assert verdict.doubled, "the check is blind: it does not see what fencing prevents"
+
+
+def test_control_without_the_compare_and_set_the_store_goes_back(kafka, postgres_url, tmp_path):
+    """The command ids keep outcomes single even then; but a zombie sets `applied` back, and nobody can go on."""
+    topics, env = settings_for(kafka, postgres_url)
+    env |= {"USERTASK_TEST_WITHOUT": "compare-and-set"}
+    group = env["USERTASK_GROUP_ID"]
+    fault = fail_at("before-store-transaction", "STOP", without="compare-and-set")
+    with (
+        Load(kafka.bootstrap_servers, topics.commands, commands_per_s=500) as load,
+        ChaosWorker(env | fault, tmp_path) as zombie,
+    ):
+        await_stopped(zombie)
+        with ChaosWorker(env, tmp_path) as successor:
+            load.stop()
+            await_committed(kafka.bootstrap_servers, topics.commands, group, 60)
+            os.kill(zombie.process.pid, signal.SIGCONT)
+            successor.kill()
+            await_words("partition_refused", zombie)
+
+    assert '"cause": "store_behind"' in zombie.stderr()
+
+
+def await_words(words: str, worker: ChaosWorker) -> None:
+    deadline = time.monotonic() + 30
+    while words not in worker.stderr():
+        worker.watch()
+        assert time.monotonic() < deadline, worker.stderr()
+        time.sleep(0.05)

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from worker.app import ExitCode, worker_version
-from worker.cli import running
-from worker.settings import SettingsError
+from worker.cli import commands, demo, running, tail, topics
+
+# The modules above are thin and import what does the work only when called: --help must not wait for Kafka's client.
 
 app = typer.Typer(
     name="user-task-worker",
@@ -15,12 +15,18 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-running.register(app)
+for group in (running, demo, commands, tail, topics):
+    group.register(app)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"user-task-worker {worker_version()}")
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+
+        try:
+            typer.echo(f"user-task-worker {version('user-task-worker')}")
+        except PackageNotFoundError:
+            typer.echo("user-task-worker 0+unknown")
         raise typer.Exit
 
 
@@ -37,8 +43,11 @@ def main() -> None:
     """Run the command line and exit with one of the contract's codes."""
     try:
         app()
-    except SettingsError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(ExitCode.CONFIGURATION) from None
-    except KeyboardInterrupt:
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except Exception as error:
+        from worker.cli.endings import exit_code_of  # noqa: PLC0415 - see above
+
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        typer.echo(str(error) or type(error).__name__, err=True)
+        raise SystemExit(code) from None

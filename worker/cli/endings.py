@@ -1,0 +1,42 @@
+"""How the commands that talk to Kafka run and end: words on stderr, and one of the contract's exit codes."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from worker.app import ExitCode
+from worker.kafka import BrokerUnreachableError, TopicsNotReadyError
+from worker.settings import Settings, SettingsError, load_settings
+from worker.telemetry.logs import configure_logging
+
+
+def exit_code_of(error: Exception) -> ExitCode | None:
+    """Give the code for an error whose text is enough to act on, or None for a defect."""
+    match error:
+        case SettingsError():
+            return ExitCode.CONFIGURATION
+        case BrokerUnreachableError():
+            return ExitCode.UNREACHABLE
+        case TopicsNotReadyError():
+            return ExitCode.NOT_READY
+        case KafkaError():
+            return ExitCode.FAILED
+        case _:
+            return None
+
+
+def perform(work: Callable[[Settings], Coroutine[Any, Any, ExitCode]]) -> ExitCode:
+    """Do the work with the settings of the environment. Raise SettingsError, and whatever the work raises."""
+    settings = load_settings()
+    log_for_people(debugging=settings.log_level == "debug")
+    return asyncio.run(work(settings))
+
+
+def log_for_people(*, debugging: bool) -> None:
+    """Let libraries speak only when somebody asked for everything: what they would say is said in words instead."""
+    configure_logging(level="debug" if debugging else "warning", log_format="console")
+    if not debugging:
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -1,0 +1,25 @@
+"""Starts the worker in this process: settings, logging and the event loop."""
+
+import asyncio
+from collections.abc import Callable
+
+from worker import app
+from worker.settings import load_settings
+from worker.telemetry.logs import configure_logging
+
+
+def launch() -> app.ExitCode:
+    """Run one worker to its end. Raise SettingsError."""
+    settings = load_settings()
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(app.run(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - there are systems without it
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,120 @@
+"""`store`: the operators' commands for the store, to prepare it and to make it forget."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+    from worker.stores.port import Store
+
+_PRUNE_STEP: Final = 1000
+_RETRY_S: Final = 0.5
+_MS_PER_DAY: Final = 86_400_000
+
+app = typer.Typer(help="Prepare the store, and make it forget.", no_args_is_help=True)
+
+
+def register(root: typer.Typer) -> None:
+    """Hang the group in."""
+    root.add_typer(app, name="store")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema to this release's. Safe to repeat."""
+    _perform(_migrate)
+
+
+@app.command()
+def prune(
+    older_than_days: Annotated[
+        float | None, typer.Option(min=0, help="Forget what was decided before; default: USERTASK_RETENTION_DAYS.")
+    ] = None,
+) -> None:
+    """Forget old command ids and their outcomes, never one that is not published yet."""
+    _perform(lambda settings: _prune(settings, settings.retention_days if older_than_days is None else older_than_days))
+
+
+def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:
+    """Do the work, print what it says, and end with one of the contract's codes."""
+    from worker.app import ExitCode  # noqa: PLC0415 - kept out of --help
+    from worker.settings import load_settings  # noqa: PLC0415 - the same
+    from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError  # noqa: PLC0415 - the same
+
+    settings = load_settings()
+    try:
+        typer.echo(asyncio.run(work(settings)))
+    except StoreError as error:
+        typer.echo(str(error), err=True)
+        if isinstance(error, StoreNotReadyError):
+            raise typer.Exit(ExitCode.NOT_READY) from None
+        is_unreachable = isinstance(error, StoreUnavailableError)
+        raise typer.Exit(ExitCode.UNREACHABLE if is_unreachable else ExitCode.FAILED) from None
+
+
+async def _migrate(settings: "Settings") -> str:
+    if settings.sqlite_path is not None:
+        return "A SQLite file needs no migration by hand: `run` makes it, and brings it up to date."
+    migrate_postgres = _postgres().migrate
+    url = settings.store_url.get_secret_value()
+    versions = await _within(settings.start_timeout_s, lambda: migrate_postgres(url))
+    return f"Applied: {', '.join(map(str, versions))}." if versions else "The schema is up to date."
+
+
+async def _prune(settings: "Settings", older_than_days: float) -> str:
+    store = _store(settings)
+    try:
+        await _within(settings.start_timeout_s, store.open)
+        return f"Forgot {await _prune_all(store, older_than_days)} outcomes."
+    finally:
+        await store.close()
+
+
+async def _prune_all(store: "Store", older_than_days: float) -> int:
+    """Go in steps: one long transaction would hold up the workers."""
+    decided_before_ms = time.time_ns() // 1_000_000 - int(older_than_days * _MS_PER_DAY)
+    total = 0
+    while count := await store.prune(decided_before_ms, _PRUNE_STEP):
+        total += count
+    return total
+
+
+async def _within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Repeat the work until the store answers. Raise StoreUnavailableError if it does not, in all that time."""
+    from worker.stores.port import StoreUnavailableError  # noqa: PLC0415 - kept out of --help
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await work()  # is not cut short: it may be a long migration, and gives up by itself on a dead server
+        except StoreUnavailableError as error:
+            if time.monotonic() + _RETRY_S > deadline:
+                words = f"the store could not be reached within {timeout_s:g} s: {error}"
+                raise StoreUnavailableError(words) from None
+        await asyncio.sleep(_RETRY_S)
+
+
+def _store(settings: "Settings") -> "Store":
+    from worker.stores.sqlite import SqliteStore  # noqa: PLC0415 - kept out of --help
+
+    if settings.sqlite_path is not None:
+        return SqliteStore(settings.sqlite_path)
+    store: Store = _postgres().PostgresStore(settings.store_url.get_secret_value())
+    return store
+
+
+def _postgres() -> Any:
+    """Import what needs the extra. Raise SettingsError where it is missing."""
+    from worker.settings import SettingsError  # noqa: PLC0415 - kept out of --help
+
+    try:
+        from worker.stores import postgres  # noqa: PLC0415 - its driver is an extra
+    except ImportError as error:
+        if error.name != "asyncpg":
+            raise
+        raise SettingsError("PostgreSQL needs its driver: install user-task-worker[postgres]") from None
+    return postgres

@@ -1,0 +1,264 @@
+"""The store for many workers: PostgreSQL 14 or later, by set-based statements, one transaction for each batch."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from worker.encoder import OutgoingRecord, pack, unpack
+from worker.lifecycle import StoredTask
+from worker.stores import postgres_sql as sql
+from worker.stores.port import (
+    Advance,
+    Changes,
+    EarlierOutcome,
+    Outcome,
+    PartitionRow,
+    Snapshot,
+    StoreFencedError,
+    StoreUnavailableError,
+)
+from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
+from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, migrate, setup_errors_mapped
+from worker.stores.rows import task_from_row, task_to_row
+
+__all__ = ["PostgresStore", "migrate"]
+
+T = TypeVar("T")
+
+_CONNECTIONS_MAX: Final = 4
+_ATTEMPTS_MAX: Final = 5
+_CLOSE_TIMEOUT_S: Final = 5
+_CLIENT_PATIENCE: Final = 1.5
+"""By how much longer than the server the client waits: the server's answer says more than silence."""
+
+
+class PostgresStore:
+    """A `Store` in a PostgreSQL database."""
+
+    def __init__(self, url: str, *, statement_timeout_s: float = 10, lock_timeout_s: float = 5) -> None:
+        self._url = url
+        self._timeout_s = statement_timeout_s * _CLIENT_PATIENCE
+        self._settings = {
+            "application_name": "user-task-worker",
+            "statement_timeout": f"{statement_timeout_s * 1000:.0f}ms",
+            "lock_timeout": f"{lock_timeout_s * 1000:.0f}ms",
+            # a worker that was paused in a transaction must not keep its successor waiting
+            "idle_in_transaction_session_timeout": f"{statement_timeout_s * 1000:.0f}ms",
+            # a lost commit would be found missing behind offsets that Kafka has
+            "synchronous_commit": "on",
+        }
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        if self._pool is not None:
+            return
+        with setup_errors_mapped():
+            pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=_CONNECTIONS_MAX,
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=self._timeout_s,
+                server_settings=self._settings,
+                reset=_leave_as_is,
+            )
+            try:
+                async with pool.acquire(timeout=self._timeout_s) as connection:
+                    await check_schema(connection)
+            except BaseException:
+                pool.terminate()
+                raise
+            self._pool = pool
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        with suppress(*DRIVER_ERRORS):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await pool.close()
+        pool.terminate()
+
+    async def ping(self) -> None:
+        await self._fetch("SELECT 1")
+
+    async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
+        rows = await self._fetch(sql.PARTITIONS, topic, list(partitions))
+        return {
+            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
+            for partition, owner, publisher, applied, published in rows
+        }
+
+    async def claim(self, topic: str, owners: Mapping[int, int], publisher: str) -> set[int]:
+        new = [partition for partition, owner in owners.items() if owner == 0]
+        old = {partition: owner for partition, owner in owners.items() if owner != 0}
+
+        async def work(connection: Any) -> set[int]:
+            won = await connection.fetch(sql.CLAIM_NEW, topic, new, publisher) if new else []
+            if old:
+                won += await connection.fetch(sql.CLAIM, topic, list(old), list(old.values()), publisher)
+            return {row["partition"] for row in won}
+
+        return await self._transact(work)
+
+    async def begin(self, topic: str, partition: int, owner: int, offset: int) -> None:
+        async def work(connection: Any) -> bool:
+            return await connection.fetchval(sql.BEGIN, topic, partition, owner, offset) is not None
+
+        if not await self._transact(work):
+            raise StoreFencedError(f"{topic}/{partition} has another owner or has begun")
+
+    async def apply(
+        self,
+        topic: str,
+        advances: Sequence[Advance],
+        task_keys: Collection[int],
+        command_keys: Collection[bytes],
+        decide: Callable[[Snapshot], Changes],
+    ) -> Changes:
+        async def work(connection: Any) -> Changes:
+            ids = await _advance(connection, topic, advances)
+            snapshot = await _load(connection, task_keys, command_keys)
+            changes = decide(snapshot)
+            await _save_tasks(connection, changes.tasks, snapshot.tasks)
+            await _save_outcomes(connection, ids, changes.outcomes)
+            return changes
+
+        return await self._transact(work)
+
+    async def recorded(
+        self, topic: str, partition: int, first: int, end: int, limit: int
+    ) -> list[tuple[int, list[OutgoingRecord]]]:
+        rows = await self._fetch(sql.RECORDED, topic, partition, first, end, limit)
+        return [(offset, unpack(records)) for offset, records in rows]
+
+    async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
+        counts = [owners[partition] for partition in published]
+
+        async def work(connection: Any) -> None:
+            await connection.execute(sql.NOTE_PUBLISHED, topic, list(published), counts, list(published.values()))
+
+        await self._transact(work)
+
+    async def task(self, user_task_key: int) -> StoredTask | None:
+        rows = await self._fetch(sql.TASK, user_task_key)
+        return task_from_row(rows[0]) if rows else None
+
+    async def prune(self, decided_before_ms: int, limit: int) -> int:
+        async def work(connection: Any) -> int:
+            return _count(await connection.execute(sql.PRUNE, decided_before_ms, limit))
+
+        return await self._transact(work)
+
+    async def _fetch(self, statement: str, *parameters: object) -> list[Any]:
+        with errors_mapped():
+            async with self._connection() as connection:
+                rows: list[Any] = await connection.fetch(statement, *parameters)
+        return rows
+
+    async def _transact(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Run `work` in a transaction, as a whole and anew where another worker was in its way."""
+        obstacle = ""
+        for _ in range(_ATTEMPTS_MAX):
+            with errors_mapped():
+                try:
+                    # stated, since the server's default may be another: each statement has to see what others committed
+                    async with self._connection() as connection, connection.transaction(isolation="read_committed"):
+                        with _ended_on_timeout(connection):
+                            return await work(connection)
+                except asyncpg.PostgresError as error:
+                    if not is_repeatable(error):
+                        raise
+                    obstacle = name_of(error)
+        raise StoreUnavailableError(f"PostgreSQL: {obstacle}, {_ATTEMPTS_MAX} times in a row")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        pool = self._pool
+        if pool is None:
+            raise StoreUnavailableError("the PostgreSQL store is not open")
+        async with pool.acquire(timeout=self._timeout_s) as connection:
+            try:
+                with _ended_on_timeout(connection):
+                    yield connection
+            except READ_ONLY:
+                await pool.expire_connections()  # the server became a standby: look for its successor
+                raise
+
+
+@contextmanager
+def _ended_on_timeout(connection: Any) -> Iterator[None]:
+    """Cut a connection that does not answer: to roll back or say goodbye would take as long again."""
+    try:
+        yield
+    except TimeoutError:
+        connection.terminate()
+        raise
+
+
+async def _leave_as_is(_connection: Any) -> None:
+    """Save a round trip: no statement here changes the session, and asyncpg ends transactions by itself."""
+
+
+async def _advance(connection: Any, topic: str, advances: Sequence[Advance]) -> dict[int, int]:
+    """Move the partitions on; they stay locked. Return their ids."""
+    rows = [(a.partition, a.owner, a.applied, a.next_applied, a.published) for a in advances]
+    held = await connection.fetch(sql.ADVANCE, topic, *_columns(rows, 5))
+    ids: dict[int, int] = {row["partition"]: row["id"] for row in held}
+    if len(ids) != len(advances):
+        lost = ", ".join(f"{topic}/{a.partition}" for a in advances if a.partition not in ids)
+        raise StoreFencedError(f"{lost}: another owner, or another offset")
+    return ids
+
+
+async def _load(connection: Any, task_keys: Collection[int], command_keys: Collection[bytes]) -> Snapshot:
+    tasks = await connection.fetch(sql.LOAD_TASKS, list(task_keys)) if task_keys else []
+    outcomes = await connection.fetch(sql.LOAD_OUTCOMES, list(command_keys)) if command_keys else []
+    return Snapshot(
+        tasks={row["user_task_key"]: task_from_row(row) for row in tasks},
+        outcomes={key: EarlierOutcome(fingerprint=fingerprint) for key, fingerprint in outcomes},
+    )
+
+
+async def _save_tasks(connection: Any, tasks: Mapping[int, StoredTask], loaded: Collection[int]) -> None:
+    rows = [task_to_row(task) for _, task in sorted(tasks.items())]
+    new = [row for row in rows if row[0] not in loaded]
+    changed = [row for row in rows if row[0] in loaded]
+    if new:
+        await connection.execute(sql.INSERT_TASKS, *_columns(new, 7))
+    if changed:
+        await connection.execute(sql.UPDATE_TASKS, *_columns(changed, 7))
+
+
+async def _save_outcomes(connection: Any, ids: Mapping[int, int], outcomes: Sequence[Outcome]) -> None:
+    if not outcomes:
+        return
+    # in one order for all workers: two batches with the same command ids then wait for each other, but never in a ring
+    ordered = sorted(outcomes, key=lambda outcome: outcome.command_key or b"")
+    await connection.execute(sql.INSERT_OUTCOMES, *_columns([_outcome_row(ids, one) for one in ordered], 9))
+
+
+def _outcome_row(ids: Mapping[int, int], outcome: Outcome) -> tuple[Any, ...]:
+    return (
+        ids[outcome.partition],
+        outcome.offset,
+        outcome.command_key,
+        outcome.fingerprint,
+        outcome.command_id,
+        outcome.user_task_key,
+        outcome.status,
+        outcome.decided_at_ms,
+        pack(outcome.records),
+    )
+
+
+def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
+def _count(tag: str) -> int:
+    """Read the figure at the end of a command tag such as `DELETE 3`."""
+    return int(tag.rpartition(" ")[2])

@@ -1,0 +1,111 @@
+"""PostgreSQL's statements: each takes a whole batch as arrays, and locks its rows in the order of their keys."""
+
+from typing import Final
+
+PARTITIONS: Final = """
+SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = $1 AND partition = ANY($2::int[])
+"""
+
+CLAIM_NEW: Final = """
+INSERT INTO partitions (topic, partition, owner, publisher)
+SELECT $1, partition, 1, $3 FROM unnest($2::int[]) AS wanted (partition) ORDER BY partition
+ON CONFLICT DO NOTHING RETURNING partition
+"""
+
+# In these three, the inner SELECT locks rows in one order for all workers, which an UPDATE alone would not; it waits
+# for whoever holds a row, and then looks at the row as they left it.
+CLAIM: Final = """
+WITH held AS (
+    SELECT p.id FROM partitions p
+    JOIN unnest($2::int[], $3::bigint[]) AS wanted (partition, owner)
+      ON wanted.partition = p.partition AND wanted.owner = p.owner
+    WHERE p.topic = $1 ORDER BY p.partition FOR UPDATE OF p
+)
+UPDATE partitions p SET owner = p.owner + 1, publisher = $4 FROM held WHERE p.id = held.id RETURNING p.partition
+"""
+
+ADVANCE: Final = """
+WITH held AS (
+    SELECT p.id, wanted.next_applied, wanted.published FROM partitions p
+    JOIN unnest($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+      AS wanted (partition, owner, applied, next_applied, published)
+      ON wanted.partition = p.partition AND wanted.owner = p.owner AND wanted.applied = p.applied
+    WHERE p.topic = $1 ORDER BY p.partition FOR UPDATE OF p
+)
+UPDATE partitions p SET applied = held.next_applied, published = greatest(p.published, held.published)
+FROM held WHERE p.id = held.id RETURNING p.partition, p.id
+"""
+
+NOTE_PUBLISHED: Final = """
+WITH held AS (
+    SELECT p.id, wanted.published FROM partitions p
+    JOIN unnest($2::int[], $3::bigint[], $4::bigint[]) AS wanted (partition, owner, published)
+      ON wanted.partition = p.partition AND wanted.owner = p.owner
+    WHERE p.topic = $1 ORDER BY p.partition FOR UPDATE OF p
+)
+UPDATE partitions p SET published = held.published FROM held WHERE p.id = held.id AND p.published < held.published
+"""
+
+BEGIN: Final = """
+UPDATE partitions SET applied = $4, published = $4
+WHERE topic = $1 AND partition = $2 AND owner = $3 AND applied IS NULL RETURNING id
+"""
+
+TASK: Final = """
+SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms
+FROM user_tasks WHERE user_task_key = $1
+"""
+
+LOAD_TASKS: Final = """
+SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms
+FROM user_tasks WHERE user_task_key = ANY($1::bigint[]) ORDER BY user_task_key FOR UPDATE
+"""
+
+LOAD_OUTCOMES: Final = "SELECT command_key, fingerprint FROM outcomes WHERE command_key = ANY($1::bytea[])"
+
+# Not an upsert: a task that was not there when the batch was decided may be there now, by another worker. It must not
+# be overwritten; the insert fails instead, and the batch is decided again.
+INSERT_TASKS: Final = """
+INSERT INTO user_tasks (user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
+"""
+
+UPDATE_TASKS: Final = """
+UPDATE user_tasks t
+SET state = changed.state, version = changed.version, attributes = changed.attributes, variables = changed.variables,
+    created_at_ms = changed.created_at_ms, ended_at_ms = changed.ended_at_ms
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
+  AS changed (user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms)
+WHERE t.user_task_key = changed.user_task_key
+"""
+
+INSERT_OUTCOMES: Final = """
+INSERT INTO outcomes (partition_id, "offset", command_key, fingerprint, command_id, user_task_key, status,
+                      decided_at_ms, records)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bytea[], $5::text[], $6::bigint[], $7::smallint[],
+                     $8::bigint[], $9::bytea[])
+"""
+
+RECORDED: Final = """
+SELECT "offset", records FROM outcomes
+WHERE partition_id = (SELECT id FROM partitions WHERE topic = $1 AND partition = $2)
+  AND "offset" >= $3 AND "offset" < $4
+ORDER BY "offset" LIMIT $5
+"""
+
+# Looks at the oldest outcomes of each partition only, and at one where even that is too young: a search through all
+# of them, again and again for nothing, would be the worker's heaviest query.
+PRUNE: Final = """
+DELETE FROM outcomes o USING (
+    SELECT old.partition_id, old."offset" FROM partitions p
+    JOIN LATERAL (
+        SELECT decided_at_ms FROM outcomes WHERE partition_id = p.id ORDER BY "offset" LIMIT 1
+    ) first ON first.decided_at_ms < $1
+    CROSS JOIN LATERAL (
+        SELECT partition_id, "offset", decided_at_ms FROM outcomes
+        WHERE partition_id = p.id AND "offset" < p.published ORDER BY "offset" LIMIT $2
+    ) old
+    WHERE old.decided_at_ms < $1 LIMIT $2
+) due
+WHERE o.partition_id = due.partition_id AND o."offset" = due."offset"
+"""
