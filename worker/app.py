@@ -44,6 +44,7 @@ from worker.telemetry.metrics import Metrics
 log = structlog.stdlib.get_logger(__name__)
 
 _START_RETRY_S: Final = 0.5
+_PARTITIONS_MAX: Final = 10_000
 _LEAVE_TIMEOUT_S: Final = 5
 _REBALANCE_TIMEOUT_S: Final = 30
 _POLL_INTERVAL_MAX_S: Final = 600
@@ -161,6 +162,7 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
             await _open_store(store, health)
             stack.push_async_callback(store.close)
             shapes = await _wait_for_cluster(settings, health)
+            await _check_partitions(settings, shapes, store)
             consumer = await stack.enter_async_context(_consumer(settings, options))
     except TimeoutError:
         raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
@@ -247,6 +249,17 @@ async def _wait_for_cluster(settings: Settings, health: Health) -> Mapping[str, 
                 log.warning("broker_awaited", reason=str(error), limit_s=settings.start_timeout_s)
                 told = True
             await asyncio.sleep(_START_RETRY_S)
+
+
+async def _check_partitions(settings: Settings, shapes: Mapping[str, TopicShape], store: Store) -> None:
+    """Refuse a commands topic that has lost partitions: it was recreated, and keys now go elsewhere."""
+    topic = settings.commands_topic
+    beyond = await store.partitions(topic, range(shapes[topic].partitions, _PARTITIONS_MAX))
+    if beyond:
+        raise TopicsNotReadyError(
+            f"{topic} has {shapes[topic].partitions} partitions, fewer partitions than the store has seen"
+            f" ({max(beyond) + 1}): it was recreated; use a new store, or recreate the topic as it was"
+        )
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ class Sent:
     headers: list[tuple[str, bytes | None]]
     value: bytes
     expected: str
+    sent_s: float = field(default_factory=time.time)
 
 
 def story(key: str) -> Iterator[Sent]:

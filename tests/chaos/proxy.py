@@ -1,0 +1,183 @@
+"""A TCP proxy for Kafka that cuts connections at chosen requests: unsent, unanswered, or arriving late."""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from worker.embedded import HOST
+
+LATE_S = 0.2
+
+
+@dataclass
+class Cut:
+    """Where to cut: at the `first` request of a type, and at every so manieth after it; how often it happened.
+
+    `before`: the broker never sees the request. `after`: the client never sees the answer. `late`: the client is cut
+    off, and the broker sees the request a moment later, when it may have been sent again.
+    """
+
+    api_key: int
+    when: Literal["before", "after", "late"]
+    first: int
+    every: int
+    met: int = 0
+    made: int = 0
+
+    def is_due(self, api_key: int) -> bool:
+        if api_key != self.api_key:
+            return False
+        self.met += 1
+        return self.met >= self.first and (self.met - self.first) % self.every == 0
+
+
+class Proxy:
+    """Listens on a port of its own and forwards to another, frame by frame; while closed, it refuses everybody."""
+
+    def __init__(self, port: int, upstream_port: int) -> None:
+        self.bootstrap_servers = f"{HOST}:{port}"
+        self._port = port
+        self._upstream = (HOST, upstream_port)
+        self._lock = threading.Lock()
+        self._cut: Cut | None = None
+        self._connections: set[Connection] = set()
+        self._listener: socket.socket | None = None
+        self._accepting: threading.Thread | None = None
+        self._threads: set[threading.Thread] = set()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        self._listener = socket.create_server((HOST, self._port))
+        self._accepting = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
+        self._accepting.start()
+
+    def close(self) -> None:
+        """Cut every connection and refuse new ones."""
+        assert self._listener is not None, "not open"
+        assert self._accepting is not None, "not open"
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
+        self._accepting.join(10)
+        self._listener.close()
+        with self._lock:
+            connections, threads = list(self._connections), list(self._threads)
+        for connection in connections:
+            connection.cut()
+        for thread in threads:
+            thread.join(10)
+
+    @contextmanager
+    def cutting(self, cut: Cut) -> Iterator[Cut]:
+        """Cut like this, from now on and until the context is left."""
+        self._cut = cut
+        try:
+            yield cut
+        finally:
+            self._cut = None
+
+    def due(self, api_key: int) -> Cut | None:
+        """Count a request, and return the cut that it is due for."""
+        with self._lock:
+            return self._cut if self._cut is not None and self._cut.is_due(api_key) else None
+
+    def made(self, cut: Cut) -> None:
+        with self._lock:
+            cut.made += 1
+
+    def deliver_late(self, frame: bytes) -> None:
+        """Let the broker see a request whose sender is gone, as if it had been held up on the way."""
+        threading.Event().wait(LATE_S)
+        with suppress(OSError), socket.create_connection(self._upstream) as late:
+            late.sendall(frame)
+            next(frames(late), None)  # the broker has done what it was asked
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # shut down
+            while True:
+                thread = threading.Thread(target=self._serve, args=(listener.accept()[0],), daemon=True)
+                with self._lock:
+                    self._threads.add(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError), client, socket.create_connection(self._upstream) as upstream:
+            connection = Connection(self, client, upstream)
+            with self._lock:
+                self._connections.add(connection)
+            connection.forward()
+            with self._lock:
+                self._connections.discard(connection)
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+
+class Connection:
+    """One client's connection, and the one to the broker on its behalf."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, upstream: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._upstream = upstream
+        self._unanswered: dict[int, Cut] = {}
+        for end in (client, upstream):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def forward(self) -> None:
+        """Forward both ways until either end is gone or a cut is due."""
+        answers = threading.Thread(target=self._forward_answers, daemon=True)
+        answers.start()
+        self._forward_requests()
+        answers.join()
+
+    def cut(self) -> None:
+        for end in (self._client, self._upstream):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _forward_requests(self) -> None:
+        with suppress(OSError):
+            for frame in frames(self._client):
+                api_key, _version, correlation_id = struct.unpack_from(">hhi", frame, 4)
+                cut = self._proxy.due(api_key)
+                if cut is not None and cut.when != "after":
+                    self._cut_unanswered(cut, frame)
+                    break
+                if cut is not None:
+                    self._unanswered[correlation_id] = cut
+                self._upstream.sendall(frame)
+        self.cut()
+
+    def _cut_unanswered(self, cut: Cut, frame: bytes) -> None:
+        self.cut()
+        self._proxy.made(cut)
+        if cut.when == "late":
+            self._proxy.deliver_late(frame)
+
+    def _forward_answers(self) -> None:
+        with suppress(OSError):
+            for frame in frames(self._upstream):
+                (correlation_id,) = struct.unpack_from(">i", frame, 4)
+                if correlation_id in self._unanswered:
+                    self._proxy.made(self._unanswered[correlation_id])
+                    break
+                self._client.sendall(frame)
+        self.cut()
+
+
+def frames(source: socket.socket) -> Iterator[bytes]:
+    """Read what Kafka's protocol sends: a size in four bytes, and so many bytes."""
+    while len(head := source.recv(4, socket.MSG_WAITALL)) == 4:
+        (size,) = struct.unpack(">i", head)
+        body = source.recv(size, socket.MSG_WAITALL)
+        if len(body) < size:
+            return
+        yield head + body

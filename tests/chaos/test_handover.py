@@ -1,0 +1,80 @@
+"""Killing or draining one worker of three under steady load: how long a listener waits for any outcome."""
+
+import threading
+import time
+import uuid
+from contextlib import ExitStack, closing
+
+import pytest
+from confluent_kafka import Consumer
+
+from tests.chaos.fleet import ChaosWorker, database
+from tests.chaos.judge import Load, await_committed, judge, outcomes
+from tests.integration.harness import environment, make_topics
+
+SESSION_TIMEOUT_S = 6
+SLACK_S = 2
+
+
+class Listener:
+    """Reads the outcome topics live, and notes when each command's outcome came in."""
+
+    def __init__(self, bootstrap_servers, topics) -> None:
+        self.arrived_s: dict[str, float] = {}
+        self._topics = [topics.events, topics.rejections]
+        self._settings = {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": f"listener-{uuid.uuid4()}",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+        }
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(30)
+
+    def _listen(self) -> None:
+        with closing(Consumer(self._settings)) as consumer:
+            consumer.subscribe(self._topics)
+            while not self._stopped.is_set():
+                message = consumer.poll(0.1)
+                if message is not None and message.error() is None:
+                    command_id = dict(message.headers())["ce_causationid"].decode()
+                    self.arrived_s.setdefault(command_id, time.time())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("how", "longest_s"), [("kill", SESSION_TIMEOUT_S + SLACK_S), ("terminate", SLACK_S)])
+def test_no_listener_waits_longer_when_one_of_three_workers_is_ended_by(how, longest_s, kafka, postgres, tmp_path):
+    topics = make_topics(kafka.bootstrap_servers)
+    url = database(postgres.url)
+    env = environment(
+        kafka.bootstrap_servers, topics, STORE_URL=url, SESSION_TIMEOUT_S=str(SESSION_TIMEOUT_S), LOG_LEVEL="info"
+    )
+    with ExitStack() as stack:
+        workers = [stack.enter_context(ChaosWorker(env, tmp_path)) for _ in range(3)]
+        for worker in workers:
+            worker.await_ready()
+        listener = stack.enter_context(Listener(kafka.bootstrap_servers, topics))
+        load = stack.enter_context(Load(kafka.bootstrap_servers, topics.commands, commands_per_s=200))
+        threading.Event().wait(3)
+        getattr(workers[0], how)()
+        threading.Event().wait(SESSION_TIMEOUT_S + 2 * SLACK_S)
+        load.stop()
+        await_committed(kafka.bootstrap_servers, topics.commands, env["USERTASK_GROUP_ID"], 60)
+        seen = outcomes(kafka.bootstrap_servers, topics)
+        deadline = time.monotonic() + 20
+        while len(listener.arrived_s) < len(seen):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    verdict = judge(load.sent, seen)
+    assert verdict.is_clean, verdict
+    waits = sorted(listener.arrived_s[command.command_id] - command.sent_s for command in load.sent)
+    assert waits[-1] <= longest_s, f"longest {waits[-1]:.2f} s, median {waits[len(waits) // 2]:.3f} s"

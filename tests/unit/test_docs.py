@@ -1,0 +1,218 @@
+"""The documentation says what the code does: its tables are the code's, its links resolve, its examples are valid."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from schemas.commands import CompleteUserTask
+from schemas.events import UserTaskEvent
+from schemas.problem import PROBLEMS, ProblemDetail
+from worker.app import ExitCode
+from worker.cli.main import app
+from worker.settings import PREFIX, Settings
+from worker.takeover import _REASONS
+from worker.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+README, CONTRACT, OPERATING = ROOT / "README.md", ROOT / "docs/contract.md", ROOT / "docs/operating.md"
+EXACTLY_ONCE = ROOT / "docs/exactly-once.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
+SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def rows(page: Path, heading: str = "") -> list[list[str]]:
+    """Give the table rows below a heading, or of the whole page, cell by cell."""
+    text = text_of(page)
+    if heading:
+        text = re.split(r"^#{2,3} ", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def first_names(page: Path, heading: str) -> list[str]:
+    """Give what stands in backticks in the first cells of the tables below a heading."""
+    return [row[0].strip("`") for row in rows(page, heading) if row[0].startswith("`")]
+
+
+# The tables
+
+
+def setting_row(name: str, field: FieldInfo) -> str:
+    default = field.default
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    shown = f"`{default}`" if field.default_factory is None and default is not None else ""
+    return f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |"
+
+
+def test_the_settings_table_is_the_models():
+    expected = [setting_row(name, field) for name, field in Settings.model_fields.items()]
+
+    table = [line for line in text_of(README).splitlines() if line.startswith(f"| `{PREFIX}")]
+
+    assert table == expected, "The table has to be:\n" + "\n".join(expected)
+
+
+def exposed(registry: CollectorRegistry) -> dict[str, str]:
+    """Give the worker's metrics as Prometheus sees them: name and type."""
+    families = [family for family in registry.collect() if family.name.startswith("usertask_")]
+    return {
+        family.name + SUFFIXES.get(family.type, ""): "gauge" if family.type == "info" else family.type
+        for family in families
+    }
+
+
+def test_every_metric_is_documented_with_its_type_and_no_other():
+    documented = {row[0].strip("`"): row[1] for row in rows(OPERATING, "Metrics") if row[0].startswith("`")}
+
+    assert documented == exposed(Metrics().registry)
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Give every event that the worker's own code logs, with its level."""
+    for path in ROOT.glob("worker/**/*.py"):
+        for node in ast.walk(ast.parse(text_of(path))):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                yield from logged_by(node, node.args[0].value)
+            elif isinstance(node, ast.Dict):  # the one line that is written without a logger
+                written = {
+                    key.value: value.value
+                    for key, value in zip(node.keys, node.values, strict=True)
+                    if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
+                }
+                if {"event", "level"} <= written.keys():
+                    yield written["event"], written["level"]
+
+
+def logged_by(call: ast.Call, event: str) -> Iterator[tuple[str, str]]:
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="log" | "_log"), attr=method) if method in LOG_METHODS:
+            yield event, "error" if method == "exception" else method
+        case ast.Name(id="_log_defect"):
+            yield event, "error"
+
+
+def test_every_log_event_is_documented_with_its_level_and_no_other():
+    documented = {(row[0].strip("`"), row[1]) for row in rows(OPERATING, "Log") if row[0].startswith("`")}
+
+    assert documented == set(logged())
+
+
+@pytest.mark.parametrize(("page", "heading"), [(README, "Running and scaling"), (OPERATING, "Exit codes")])
+def test_every_exit_code_is_documented_and_no_other(page, heading):
+    documented = [row[0] for row in rows(page, heading) if row[0].isdigit()]
+
+    assert documented == [str(code.value) for code in ExitCode]
+
+
+@pytest.mark.parametrize(("page", "heading"), [(README, "The contract on one page"), (CONTRACT, "Rejections")])
+def test_every_problem_is_documented_with_status_and_title_and_no_other(page, heading):
+    documented = [tuple(row[:3]) for row in rows(page, heading) if len(row) == 4 and row[1].isdigit()]
+
+    assert documented == [(f"`{problem}`", str(status), title) for problem, (status, title) in PROBLEMS.items()]
+
+
+def test_every_cause_of_a_refused_partition_is_documented_and_no_other():
+    assert set(first_names(OPERATING, "Refused partitions")) == set(_REASONS)
+    assert set(re.findall(r"refused: `(\w+)`", text_of(EXACTLY_ONCE))) == set(_REASONS)
+
+
+# The names
+
+
+@cache
+def test_names(path: Path) -> frozenset[str]:
+    """Give the names of the tests in a file, or in all files below a folder."""
+    files = [path] if path.is_file() else path.rglob("test_*.py")
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (node for file in files for node in ast.walk(ast.parse(text_of(file))) if isinstance(node, functions))
+    return frozenset(node.name for node in found if node.name.startswith("test_"))
+
+
+test_names.__test__ = False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named_is_there(page):
+    named = re.findall(r"\[`(test_\w+)`\]\(([^)#]+)\)", text_of(page))
+
+    assert [name for name, file in named if name not in test_names((page.parent / file).resolve())] == []
+    assert set(re.findall(r"`(test_\w+)`", text_of(page))) <= test_names(ROOT / "tests")
+
+
+def commands_named(page: Path) -> Iterator[list[str]]:
+    """Give the words after the program's name, wherever a page tells to call it."""
+    code = re.findall(r"```(?:sh)?\n(.*?)```", text_of(page), re.DOTALL) + re.findall(r"`([^`\n]+)`", text_of(page))
+    for words in re.findall(r"(?:^|[\s/])user-task-worker ((?:[a-z]+ ?){1,2})", "\n".join(code), re.MULTILINE):
+        yield words.split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_named_is_there(page):
+    root = typer.main.get_command(app)
+
+    for words in commands_named(page):
+        command = root.commands.get(words[0])
+        assert command is not None, words
+        assert not hasattr(command, "commands") or words[1] in command.commands, words
+
+
+def places_named(page: Path) -> Iterator[tuple[str, str]]:
+    """Give `name` and file, where a table says which function does it, as `Class.method` in a linked file."""
+    for names, file in re.findall(r"((?:`[A-Z]\w+(?:\.\w+)?`[^`|\]]*)+) in\s+\[`[^`]+`\]\(([^)#]+\.py)\)", text_of(page)):
+        for name in re.findall(r"`([^`]+)`", names):
+            yield name, file
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_place_in_the_code_that_is_named_is_there(page):
+    for name, file in places_named(page):
+        source = text_of((page.parent / file).resolve())
+        assert all(re.search(rf"(class|def) {part}\b", source) for part in name.split(".")), (name, file)
+
+
+# The links and the examples
+
+
+def anchors(page: Path) -> set[str]:
+    """Give the anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_resolves(page):
+    for link in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", [README, CONTRACT], ids=lambda page: page.name)
+def test_the_examples_are_what_the_models_take(page):
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text_of(page), re.DOTALL)]
+
+    models = {"state": UserTaskEvent, "status": ProblemDetail, "action": CompleteUserTask}
+    for example in examples:
+        model = next(model for member, model in models.items() if member in example)
+        read = model.model_validate(example)
+        assert json.loads(read.model_dump_json(by_alias=True, exclude_none=True)) == example
+    assert len(examples) == len(models)
