@@ -42,7 +42,7 @@ class Model:
 
     def _decide(self, kind, key, command_id):
         if command_id in self.ids:
-            return None if self.ids[command_id] == (kind, key) else 409
+            return None if self.ids[command_id] == (kind, key) else 400
         self.ids[command_id] = (kind, key)
         state, version = self.tasks.get(key, (None, 0))
         if kind == "create":
@@ -55,7 +55,7 @@ class Model:
         return 204
 
 
-class Crashed(Exception):
+class CrashedError(Exception):
     pass
 
 
@@ -113,7 +113,7 @@ class History(RuleBasedStateMachine):
 
     @rule(partition=partitions, limit=st.integers(1, 6))
     def crash_before_the_commit(self, partition, limit):
-        with pytest.raises(Crashed):
+        with pytest.raises(CrashedError):
             self.apply({partition: self.batch(partition, limit)}, crash=True)
 
     @rule(partition=partitions, limit=st.integers(1, 6))
@@ -193,7 +193,7 @@ class History(RuleBasedStateMachine):
         def decide(snapshot):
             changes = batch.decide(snapshot, NOW_MS)
             if crash:
-                raise Crashed
+                raise CrashedError
             return changes
 
         return self.run(self.store.apply(self.topic, advances, batch.task_keys, batch.command_keys, decide))

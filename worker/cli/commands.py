@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -48,6 +48,14 @@ Variables = Annotated[
 Id = Annotated[str | None, typer.Option("--id", help="The command id, so that sending again changes nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the event or rejection, and print it.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="How many seconds to wait.")]
+
+
+_ATTRIBUTES: Final = (
+    *("name", "assignee", "candidate_groups", "candidate_users", "tags", "due_date", "follow_up_date", "form_key"),
+    *("external_form_reference", "element_id", "element_instance_key", "process_instance_key"),
+    *("process_definition_key", "process_definition_id", "process_definition_version", "tenant_id"),
+)
+"""Options of `create` that are members of the command by the same name, in camelCase."""
 
 
 def complete(
@@ -96,27 +104,14 @@ def create(  # noqa: PLR0913 - the attributes of a user task are many
     as_json: Json = False,
 ) -> None:
     """Ask that a user task be created."""
-    from worker.cli.sending import Manner, send  # noqa: PLC0415 - kept out of --help
+    given = locals()
+    from pydantic.alias_generators import to_camel  # noqa: PLC0415 - kept out of --help
 
-    members = {
+    from worker.cli.sending import Manner, send  # noqa: PLC0415 - the same
+
+    members = {to_camel(name): given[name] or None for name in _ATTRIBUTES} | {
         "userTaskKey": key,
-        "name": name,
-        "assignee": assignee,
-        "candidateGroups": candidate_groups or None,
-        "candidateUsers": candidate_users or None,
-        "tags": tags or None,
         "priority": priority,
-        "dueDate": due_date,
-        "followUpDate": follow_up_date,
-        "formKey": form_key,
-        "externalFormReference": external_form_reference,
-        "elementId": element_id,
-        "elementInstanceKey": element_instance_key,
-        "processInstanceKey": process_instance_key,
-        "processDefinitionKey": process_definition_key,
-        "processDefinitionId": process_definition_id,
-        "processDefinitionVersion": process_definition_version,
-        "tenantId": tenant_id,
         "customHeaders": _custom_headers(custom_headers),
     }
     manner = Manner(command_id=command_id, wait=wait, timeout_s=timeout_s, as_json=as_json)

@@ -56,10 +56,9 @@ _RECORDED: Final = (
     'SELECT "offset", records FROM outcomes WHERE partition_id = (SELECT id FROM partitions WHERE topic = ?'
     ' AND partition = ?) AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?'
 )
-# only the oldest rows are looked at: the id grows with time, and a full scan for nothing would block the worker
 _PRUNE: Final = (
-    "DELETE FROM outcomes WHERE id IN (SELECT o.id FROM (SELECT * FROM outcomes ORDER BY id LIMIT ?) o"
-    ' JOIN partitions p ON p.id = o.partition_id WHERE o.decided_at_ms < ? AND o."offset" < p.published)'
+    "DELETE FROM outcomes WHERE id IN (SELECT id FROM (SELECT id, decided_at_ms FROM outcomes"
+    ' WHERE partition_id = ? AND "offset" < ? ORDER BY "offset" LIMIT ?) WHERE decided_at_ms < ?)'
 )
 
 
@@ -69,14 +68,17 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = _File(path)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._thread: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         await self._run(self._file.open)
 
     async def close(self) -> None:
-        await self._run(self._file.close)
-        self._thread.shutdown(wait=False)
+        if self._thread is not None:
+            await self._run(self._file.close)
+            self._thread.shutdown(wait=False)
+            self._thread = None
 
     async def ping(self) -> None:
         await self._run(self._file.query, "SELECT 1")
@@ -122,9 +124,11 @@ class SqliteStore:
         return task_from_row(rows[0]) if rows else None
 
     async def prune(self, decided_before_ms: int, limit: int) -> int:
-        return await self._run(self._file.change, _PRUNE, [(limit, decided_before_ms)])
+        return await self._run(self._file.prune, decided_before_ms, limit)
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._thread is None:
+            raise StoreUnavailableError("the SQLite store is not open")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
 
@@ -137,9 +141,9 @@ class _File:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        self._lock = _lock(self._path)
+        self._lock = self._lock or _lock(self._path)
         with _errors_mapped():
-            self._connection = _connect(self._path)
+            self._connection = self._connection or _connect(self._path)
             _migrate(self._connection)
 
     def close(self) -> None:
@@ -188,6 +192,14 @@ class _File:
             changes = decide(snapshot)
             _save(connection, ids, changes)
         return changes
+
+    def prune(self, decided_before_ms: int, limit: int) -> int:
+        """Prune partition by partition, each from its oldest outcome: one that stands still keeps no other."""
+        left = limit
+        with self._transaction() as connection:
+            for partition_id, published in connection.execute("SELECT id, published FROM partitions").fetchall():
+                left -= connection.execute(_PRUNE, (partition_id, published, left, decided_before_ms)).rowcount
+        return limit - left
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -20,7 +20,7 @@ CREATE TABLE user_tasks (
     ended_at_ms INTEGER
 ) STRICT;
 
--- What became of each command, with its outgoing records as bytes. The id grows with time: pruning starts at its low end.
+-- What became of each command, with its outgoing records as bytes.
 CREATE TABLE outcomes (
     id INTEGER PRIMARY KEY,
     partition_id INTEGER NOT NULL REFERENCES partitions (id),
