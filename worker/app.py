@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from aiokafka.errors import KafkaError
 from worker.batch import Limits
 from worker.consumer import CommandConsumer, Parts
 from worker.encoder import Destinations, Encoder
+from worker.exit_codes import ExitCode
 from worker.kafka import (
     RECORD_OVERHEAD_BYTES,
     BrokerUnreachableError,
@@ -51,19 +51,6 @@ _POLL_INTERVAL_MAX_S: Final = 600
 _FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 _PARTITION_FETCH_BYTES_MAX: Final = 1024 * 1024
 _HEARTBEATS_PER_SESSION: Final = 10
-
-
-class ExitCode(IntEnum):
-    """What the process tells whoever started it (contract, Command line)."""
-
-    DONE = 0
-    FAILED = 1
-    CONFIGURATION = 2
-    UNREACHABLE = 3
-    NOT_READY = 4
-    REJECTED = 5
-    TIMED_OUT = 6
-    INTERRUPTED = 130
 
 
 def worker_version() -> str:

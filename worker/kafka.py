@@ -146,8 +146,10 @@ def _check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
             f" as many as {settings.commands_topic}"
         )
     _check_limit(settings.dead_letters_topic, dead_letters, commands.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES)
-    _check_limit(settings.events_topic, shapes[settings.events_topic], settings.max_record_bytes)
-    _check_limit(settings.rejections_topic, shapes[settings.rejections_topic], rejection_bytes_max(settings))
+    event_bytes = settings.max_record_bytes + RECORD_OVERHEAD_BYTES
+    _check_limit(settings.events_topic, shapes[settings.events_topic], event_bytes)
+    rejection_bytes = rejection_bytes_max(settings) + RECORD_OVERHEAD_BYTES
+    _check_limit(settings.rejections_topic, shapes[settings.rejections_topic], rejection_bytes)
 
 
 def rejection_bytes_max(settings: Settings) -> int:

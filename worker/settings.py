@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX: Final = "USERTASK_"
 SECRETS: Final = ("kafka_sasl_password", "store_url")
 
+_PORT_MAX: Final = 65_535
+
 Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 
@@ -84,6 +86,15 @@ class Settings(BaseSettings):
     """`json` or `console`; json unless on a terminal."""
     accept_at_least_once: bool = False
     """Run on brokers below 4.0 too, where a takeover may publish outcomes twice (docs/exactly-once.md)."""
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _addresses(cls, servers: str) -> str:
+        for server in servers.split(","):
+            host, _, port = server.strip().rpartition(":") if ":" in server else (server.strip(), "", "9092")
+            if not host or not port.isdecimal() or not 0 < int(port) <= _PORT_MAX:
+                raise ValueError("not host:port, separated by commas")
+        return servers
 
     @field_validator("reply_topics")
     @classmethod

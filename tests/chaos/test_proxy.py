@@ -86,11 +86,13 @@ def test_a_connection_cut_at_a_request_of_every_batch(kind, when, kafka_and_prox
 @pytest.mark.parametrize("kind", AT_TAKEOVER)
 def test_a_connection_cut_at_a_request_of_a_takeover(kind, when, kafka_and_proxy, tmp_path):
     """At the first start, and again when the worker was away for so long that the group gave it up."""
-    cut = Cut(AT_TAKEOVER[kind], when, first=1, every=3)
-    with kafka_and_proxy[1].cutting(cut), judged_run(kafka_and_proxy, tmp_path) as worker:
-        await_cuts(cut, 1, worker)
-        be_given_up(worker, kafka_and_proxy[0])
-        await_cuts(cut, CUTS, worker)
+    kafka, proxy = kafka_and_proxy
+    start, again = (Cut(AT_TAKEOVER[kind], when, first=1, every=3) for _ in range(2))
+    with proxy.cutting(start), judged_run(kafka_and_proxy, tmp_path) as worker:
+        await_cuts(start, 1, worker)
+        with proxy.cutting(again):
+            be_given_up(worker, kafka)
+            await_cuts(again, 1, worker)
 
 
 def be_given_up(worker, kafka):

@@ -16,8 +16,9 @@ from pydantic.fields import FieldInfo
 from schemas.commands import CompleteUserTask
 from schemas.events import UserTaskEvent
 from schemas.problem import PROBLEMS, ProblemDetail
-from worker.app import ExitCode
 from worker.cli.main import app
+from worker.cli.story import tell
+from worker.exit_codes import ExitCode
 from worker.settings import PREFIX, Settings
 from worker.takeover import _REASONS
 from worker.telemetry.metrics import Metrics
@@ -225,3 +226,15 @@ def test_the_examples_are_what_the_models_take(page):
         read = model.model_validate(example)
         assert json.loads(read.model_dump_json(by_alias=True, exclude_none=True)) == example
     assert len(examples) == len(models)
+
+
+def test_the_output_of_the_demo_is_the_storys():
+    output = re.search(r"<!-- the output of .*?-->\n```\n(.*?)```", text_of(README), re.DOTALL)[1].splitlines()
+
+    told = [re.split(r" {2,}", line.strip()) for line in output[1:-1]]
+    expected = []
+    for number, step in enumerate(tell(), 1):
+        first = [str(number), step.what, step.command.key.decode()]
+        answers = [[answer.kind, answer.outcome] for answer in step.expected] or [["none"]]
+        expected += [(first if index == 0 else []) + answer for index, answer in enumerate(answers)]
+    assert [row[: len(wanted)] for row, wanted in zip(told, expected, strict=True)] == expected

@@ -14,7 +14,6 @@ from typing import Final
 
 import typer
 
-from worker.app import ExitCode
 from worker.cli.audience import Audience, DemoFailedError, Heard
 from worker.cli.board import Board, showing
 from worker.cli.clients import producing, reach, reading
@@ -23,6 +22,7 @@ from worker.cli.provisioning import Plan, make_topics
 from worker.cli.sending import publish
 from worker.cli.story import Step, tell
 from worker.embedded import EmbeddedKafka, EmbeddedKafkaError, end_with_parent, find_java
+from worker.exit_codes import ExitCode
 from worker.kafka import TopicShape
 from worker.settings import PREFIX, Settings, load_settings
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from worker.app import ExitCode
+from worker.exit_codes import ExitCode
 from worker.kafka import BrokerUnreachableError, TopicsNotReadyError
 from worker.settings import Settings, SettingsError, load_settings
 from worker.telemetry.logs import configure_logging

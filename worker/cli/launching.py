@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 
 from worker import app
+from worker.exit_codes import ExitCode
 from worker.settings import load_settings
 from worker.telemetry.logs import configure_logging
 
 
-def launch() -> app.ExitCode:
+def launch() -> ExitCode:
     """Run one worker to its end. Raise SettingsError."""
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)

@@ -10,9 +10,9 @@ from typing import Any, Final
 import typer
 
 from schemas.user_task import write_instant_ms
-from worker.app import ExitCode
 from worker.cli.clients import Record, reach, reading
 from worker.cli.endings import perform
+from worker.exit_codes import ExitCode
 from worker.settings import Settings
 
 _SHOWN_CHARS_MAX: Final = 1_000

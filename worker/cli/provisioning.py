@@ -11,9 +11,9 @@ import typer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from worker.app import ExitCode
 from worker.cli.clients import reach
 from worker.cli.endings import perform
+from worker.exit_codes import ExitCode
 from worker.kafka import (
     DEAD_LETTER_HEADROOM_BYTES,
     RECORD_OVERHEAD_BYTES,

@@ -13,9 +13,9 @@ import typer
 
 from schemas.cloudevents import CONTENT_TYPE, JSON_CONTENT_TYPE, SPEC_VERSION
 from schemas.commands import CommandType
-from worker.app import ExitCode
 from worker.cli.clients import Producer, Reader, Record, producing, reach, reading
 from worker.cli.endings import perform
+from worker.exit_codes import ExitCode
 from worker.kafka import TopicShape
 from worker.settings import Settings
 

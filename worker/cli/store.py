@@ -41,7 +41,7 @@ def prune(
 
 def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:
     """Do the work, print what it says, and end with one of the contract's codes."""
-    from worker.app import ExitCode  # noqa: PLC0415 - kept out of --help
+    from worker.exit_codes import ExitCode  # noqa: PLC0415 - kept out of --help
     from worker.settings import load_settings  # noqa: PLC0415 - the same
     from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError  # noqa: PLC0415 - the same
 
