@@ -36,6 +36,7 @@ _REVOKE_BUDGET_S: Final = 5
 """How long a rebalance may wait for what has begun; the successor can do without it."""
 _IDLE_S: Final = 1
 """After this time without commands the store is told what is published, and asked whether it is still there."""
+_PROBE_S: Final = 3
 _TICK_S: Final = 1
 
 _EXPECTED: Final = (
@@ -78,7 +79,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._session: Session | None = None
         self._processing = asyncio.Lock()
         self._backoff = Backoff()
-        self._store_seen_s = 0.0
+        self._probed_s = 0.0
         self._poll_failure: str | None = None
         self._attempt: asyncio.Task[Taken] | None = None
 
@@ -174,17 +175,17 @@ class CommandConsumer(ConsumerRebalanceListener):
                 return  # the position was or will be set anew
             try:
                 await self._process_held(session, records)
-            except (StoreError, SessionLostError) as error:
+            except _EXPECTED as error:
                 await self._lose_session(session, error)
 
     async def _process_held(self, session: Session, records: list[Record]) -> None:
         session.raise_if_lost()
         if records:
             await self._parts.processor.process(session, records)
-            self._store_seen_s = time.monotonic()
-        elif session.idle and time.monotonic() - self._store_seen_s > _IDLE_S:
+            self._probed_s = time.monotonic()
+        elif session.idle and time.monotonic() - self._probed_s > _IDLE_S:
             await self._note_published(session)
-            await self._probe_store()
+            await self._probe()
         self._parts.reporter.stands(session.held, self._end_of)
 
     def _end_of(self, partition: int) -> int | None:
@@ -203,9 +204,15 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._parts.store.note_published(self._topic, owners, published)
             session.noted.update(published)
 
+    async def _probe(self) -> None:
+        """Ask store and broker whether they are there: with nothing to do, nobody else would notice. Else raise."""
+        await self._probe_store()
+        async with asyncio.timeout(_PROBE_S):
+            await self._consumer.end_offsets([TopicPartition(self._topic, 0)])
+        self._probed_s = time.monotonic()
+
     async def _probe_store(self) -> None:
         await self._parts.store.ping()
-        self._store_seen_s = time.monotonic()
         self._health.set_store_reachable(True)
 
     # taking over
@@ -232,12 +239,15 @@ class CommandConsumer(ConsumerRebalanceListener):
 
     async def _stand_by(self) -> None:
         """Hold nothing, being one worker more than there are partitions, but be ready."""
-        self._health.set_taken_over(True)
-        if time.monotonic() - self._store_seen_s > _IDLE_S:
+        if time.monotonic() - self._probed_s > _IDLE_S:
             try:
-                await self._probe_store()
-            except StoreError as error:
+                await self._probe()
+            except _EXPECTED as error:
                 self._wait_before_retry(error)
+                return
+        self._backoff.succeeded()
+        self._health.set_taken_over(True)
+        self._health.set_paused(None)
 
     async def _try_to_take_over(self, assigned: frozenset[TopicPartition]) -> Taken:
         async with asyncio.timeout(_TAKEOVER_DEADLINE_S):
@@ -254,6 +264,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._parts.reporter.taken_over(len(taken.held))
         self._health.set_taken_over(not taken.refused)
         self._health.set_paused("partitions refused" if taken.refused else None)
+        self._parts.reporter.paused("refused" if taken.refused else None)
         log.info(
             "partitions_taken_over",
             topic=self._topic,
@@ -266,10 +277,14 @@ class CommandConsumer(ConsumerRebalanceListener):
             return
         self._session = None
         self._pause()
+        spent = session.spent and isinstance(error, SessionLostError)
         fenced_by = "store" if isinstance(error, StoreFencedError) else "kafka" if session.fenced else None
         await session.close()
         self._parts.reporter.lost(session.held, fenced_by)
-        self._wait_before_retry(error, fenced=fenced_by is not None)
+        if spent:  # nothing is wrong, so there is nothing to wait for
+            log.info("producer_replaced", reason=_in_words(error))
+        else:
+            self._wait_before_retry(error, fenced=fenced_by is not None)
 
     def _wait_before_retry(self, error: Exception, *, fenced: bool = False) -> None:
         """Back off; after a fence, for long enough that the group can tell a zombie that it is one."""
@@ -278,6 +293,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             self._health.set_store_reachable(False)
         if self._backoff.failed(self._parts.heartbeat_interval_s if fenced else 0):
             self._health.set_paused(_in_words(error))
+            self._parts.reporter.paused("store" if isinstance(error, StoreError) else "kafka")
             log.warning("consumer_paused", reason=_in_words(error))
 
     def _pause(self) -> None:

@@ -20,7 +20,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 TRANSACTION_TIMEOUT_S: Final = 10
 """After this the broker aborts a transaction by itself, so that listeners are not held up for longer."""
-RETRY_BACKOFF_S: Final = 0.1
+RETRY_BACKOFF_S: Final = 0.5
+"""Far above what a commit takes, even on a busy machine: one that takes longer may have been sent twice."""
+_FENCE_BACKOFF_S: Final = 0.02
 _PUBLISH_DEADLINE_S: Final = TRANSACTION_TIMEOUT_S * 0.8
 _STOP_GRACE_S: Final = 1
 _MAX_PRODUCE_BATCH_BYTES: Final = 262_144
@@ -28,6 +30,9 @@ _MAX_PRODUCE_BATCH_BYTES: Final = 262_144
 
 class PublishError(Exception):
     """A Kafka transaction failed, or nobody knows whether it did. The producer must not be used again."""
+
+    spent = False
+    """True if no transaction failed, but a commit took so long that it may have been sent twice."""
 
     fenced = False
     """True if another InitProducerId, or the broker after a timeout, has ended the producer."""
@@ -59,7 +64,7 @@ class Publishers:
 
         When this returns, that producer's offsets are final: its last commit is applied, or will never be.
         """
-        producer = self._producer(transactional_id, RETRY_BACKOFF_S / 5)
+        producer = self._producer(transactional_id, _FENCE_BACKOFF_S)
         await self._start(producer)
         await self.stop(producer)
 
@@ -126,7 +131,9 @@ class Publisher:
     def raise_if_spent(self) -> None:
         """Raise PublishError if the producer must not be used again, though its transactions are committed."""
         if self._may_have_resent:
-            raise PublishError("a commit took so long that it may have been sent twice")
+            failure = PublishError("a commit took so long that it may have been sent twice")
+            failure.spent = True
+            raise failure
 
     async def discard(self) -> None:
         """Stop the producer, whatever state it is in. Its open transaction ends when its name is fenced."""

@@ -14,6 +14,7 @@ from worker.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
+_PAUSE_REASONS: Final = ("store", "kafka", "refused")
 _OUTCOMES: Final = {
     UserTaskState.CREATED: "created",
     UserTaskState.COMPLETED: "completed",
@@ -67,6 +68,11 @@ class Reporter:
         """Count a takeover."""
         self._metrics.takeovers_total.inc(partitions)
         self._metrics.assigned_partitions.set(partitions)
+
+    def paused(self, reason: str | None) -> None:
+        """Tell why nothing is taken from the topic now (`store`, `kafka` or `refused`), or that it is."""
+        for known in _PAUSE_REASONS:
+            self._metrics.consumer_paused.labels(known).set(known == reason)
 
     def lost(self, held: Mapping[int, Held], fenced_by: str | None) -> None:
         """Tell that partitions are no longer held; and by what (`store` or `kafka`), if another owner was the cause."""

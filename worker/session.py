@@ -89,6 +89,11 @@ class Session:
         return isinstance(self._failure, PublishError) and self._failure.fenced
 
     @property
+    def spent(self) -> bool:
+        """Tell whether nothing failed, but the producer must not be used again."""
+        return isinstance(self._failure, PublishError) and self._failure.spent
+
+    @property
     def idle(self) -> bool:
         """Tell whether all that is decided is published."""
         return not self._queue and not self._in_flight

@@ -5,12 +5,12 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from worker.embedded import HOST
 
-LATE_S = 0.2
+ADD_PARTITIONS_TO_TXN = 24
 
 
 @dataclass
@@ -18,21 +18,38 @@ class Cut:
     """Where to cut: at the `first` request of a type, and at every so manieth after it; how often it happened.
 
     `before`: the broker never sees the request. `after`: the client never sees the answer. `late`: the client is cut
-    off, and the broker sees the request a moment later, when it may have been sent again.
+    off, may send the request again, and the broker sees the first copy in the middle of the client's next transaction,
+    just before its request of the type `until`; the error codes of its answers are kept.
     """
 
     api_key: int
     when: Literal["before", "after", "late"]
     first: int
     every: int
+    until: int | None = None
     met: int = 0
     made: int = 0
+    error_codes: list[int] = field(default_factory=list)
 
     def is_due(self, api_key: int) -> bool:
         if api_key != self.api_key:
             return False
         self.met += 1
         return self.met >= self.first and (self.met - self.first) % self.every == 0
+
+
+@dataclass
+class HeldUp:
+    """A request on its long way to the broker."""
+
+    cut: Cut
+    frame: bytes
+    in_next_transaction: bool = False
+
+    def has_come(self, api_key: int) -> bool:
+        """Tell whether it arrives before this request does."""
+        self.in_next_transaction |= api_key == ADD_PARTITIONS_TO_TXN
+        return self.in_next_transaction and api_key == self.cut.until
 
 
 class Proxy:
@@ -44,7 +61,9 @@ class Proxy:
         self._upstream = (HOST, upstream_port)
         self._lock = threading.Lock()
         self._cut: Cut | None = None
+        self._held_up: HeldUp | None = None
         self._connections: set[Connection] = set()
+        self._is_open = False
         self._listener: socket.socket | None = None
         self._accepting: threading.Thread | None = None
         self._threads: set[threading.Thread] = set()
@@ -58,6 +77,7 @@ class Proxy:
 
     def open(self) -> None:
         self._listener = socket.create_server((HOST, self._port))
+        self._is_open = True
         self._accepting = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._accepting.start()
 
@@ -69,6 +89,7 @@ class Proxy:
         self._accepting.join(10)
         self._listener.close()
         with self._lock:
+            self._is_open = False
             connections, threads = list(self._connections), list(self._threads)
         for connection in connections:
             connection.cut()
@@ -82,23 +103,34 @@ class Proxy:
         try:
             yield cut
         finally:
-            self._cut = None
+            self._cut = self._held_up = None
 
     def due(self, api_key: int) -> Cut | None:
         """Count a request, and return the cut that it is due for."""
         with self._lock:
-            return self._cut if self._cut is not None and self._cut.is_due(api_key) else None
+            is_free = self._cut is not None and self._held_up is None
+            return self._cut if is_free and self._cut.is_due(api_key) else None
 
     def made(self, cut: Cut) -> None:
         with self._lock:
             cut.made += 1
 
-    def deliver_late(self, frame: bytes) -> None:
-        """Let the broker see a request whose sender is gone, as if it had been held up on the way."""
-        threading.Event().wait(LATE_S)
-        with suppress(OSError), socket.create_connection(self._upstream) as late:
-            late.sendall(frame)
-            next(frames(late), None)  # the broker has done what it was asked
+    def hold_up(self, cut: Cut, frame: bytes) -> None:
+        with self._lock:
+            self._held_up = HeldUp(cut, frame)
+
+    def let_arrive(self, api_key: int) -> None:
+        """Let the broker see the request that was held up, if it arrives before this one."""
+        with self._lock:
+            held_up = self._held_up
+            if held_up is None or not held_up.has_come(api_key):
+                return
+            self._held_up = None
+        with socket.create_connection(self._upstream) as late:
+            late.sendall(held_up.frame)
+            answer = next(frames(late))
+        held_up.cut.error_codes += struct.unpack(">h", answer[-2:])
+        self.made(held_up.cut)
 
     def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):  # shut down
@@ -113,6 +145,8 @@ class Proxy:
             connection = Connection(self, client, upstream)
             with self._lock:
                 self._connections.add(connection)
+                if not self._is_open:
+                    connection.cut()
             connection.forward()
             with self._lock:
                 self._connections.discard(connection)
@@ -153,14 +187,16 @@ class Connection:
                     break
                 if cut is not None:
                     self._unanswered[correlation_id] = cut
+                self._proxy.let_arrive(api_key)
                 self._upstream.sendall(frame)
         self.cut()
 
     def _cut_unanswered(self, cut: Cut, frame: bytes) -> None:
-        self.cut()
-        self._proxy.made(cut)
         if cut.when == "late":
-            self._proxy.deliver_late(frame)
+            self._proxy.hold_up(cut, frame)
+        else:
+            self._proxy.made(cut)
+        self.cut()
 
     def _forward_answers(self) -> None:
         with suppress(OSError):

@@ -76,12 +76,13 @@ def test_a_store_that_is_away_is_waited_out(how, kafka, own_postgres, tmp_path):
 
 
 @pytest.mark.timeout(400)
-def test_a_broker_that_is_away_is_waited_out(own_kafka, postgres, tmp_path):
+@pytest.mark.parametrize("under_load", [True, False], ids=["under load", "idle"])
+def test_a_broker_that_is_away_is_waited_out(under_load, own_kafka, postgres, tmp_path):
     topics = make_topics(own_kafka.bootstrap_servers)
     env = environment(own_kafka.bootstrap_servers, topics, STORE_URL=database(postgres.url))
     with (
         ChaosWorker(env, tmp_path) as worker,
-        Load(own_kafka.bootstrap_servers, topics.commands, commands_per_s=300) as load,
+        Load(own_kafka.bootstrap_servers, topics.commands, commands_per_s=300 if under_load else 0.1) as load,
     ):
         load.burst(50)
         own_kafka.terminate()

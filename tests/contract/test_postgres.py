@@ -181,6 +181,38 @@ async def test_many_workers_on_the_same_tasks_lose_no_update_and_no_deadlock_com
     assert {key: (await stores[0].task(key)).version for key in range(TASKS)} == touched
 
 
+async def test_workers_with_the_same_command_ids_in_opposite_orders_wait_for_each_other_but_never_in_a_ring(backend):
+    before = await deadlocks(backend.url)
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(backend.opened()) for _ in range(WORKERS)]
+        await take_over(stores[0], *range(WORKERS))
+
+        async def work(lane, step):
+            commands = [bytes([step, number]) * 8 for number in range(20)][:: 1 if lane % 2 else -1]
+
+            def decide(snapshot):
+                free = [None if one in snapshot.outcomes else one for one in commands]
+                return Changes(outcomes=[an_outcome(20 * step + n, one, lane) for n, one in enumerate(free)])
+
+            await stores[lane].apply(TOPIC, [an_advance(step, step + 1, lane)], [], commands, decide)
+
+        for step in range(20):
+            await asyncio.gather(*(work(lane, step) for lane in range(WORKERS)))
+
+    assert await deadlocks(backend.url) == before
+    assert (await execute(backend.url, "SELECT count(command_key) FROM outcomes"))[0][0] == 400
+
+
+async def deadlocks(url):
+    """Count them as the server does; it has heard of all of them once the workers' sessions are over."""
+    deadline = time.monotonic() + DEADLINE_S
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-task-worker'"
+    while (await execute(url, sessions))[0][0]:
+        assert time.monotonic() < deadline
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    return (await execute(url, query))[0][0]
+
+
 async def test_workers_that_advance_the_same_partitions_in_opposite_orders_fence_each_other_without_a_deadlock(stores):
     await take_over(stores[0], *range(8))
 

@@ -58,7 +58,7 @@ class PostgresStore:
         with setup_errors_mapped():
             pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,  # asyncpg would log every attempt to keep more alive during an outage
                 max_size=_CONNECTIONS_MAX,
                 timeout=CONNECT_TIMEOUT_S,
                 command_timeout=self._timeout_s,
