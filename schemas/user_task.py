@@ -37,8 +37,7 @@ class PublishedModel(BaseModel):
         strict=True,
         extra="forbid",
         alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
+        hide_input_in_errors=True,
     )
 
 

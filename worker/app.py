@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from worker.kafka import (
     rejection_bytes_max,
 )
 from worker.poller import Poller
+from worker.prober import Prober
 from worker.processor import Processor
 from worker.publisher import PublishError, Publishers
 from worker.reporting import Reporter
@@ -68,7 +70,9 @@ def make_store(settings: Settings) -> Store:
         return SqliteStore(path)
     try:
         from worker.stores.postgres import PostgresStore  # noqa: PLC0415 - its driver is an extra
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
         raise SettingsError("USERTASK_STORE_URL: PostgreSQL needs the extra: user-task-worker[postgres]") from None
     return PostgresStore(settings.store_url.get_secret_value())
 
@@ -125,6 +129,8 @@ async def _work(worker: CommandConsumer, settings: Settings, stop: asyncio.Event
     try:
         await asyncio.wait({loop, stopping}, return_when=asyncio.FIRST_COMPLETED)
         worker.stop()
+        if loop.done():
+            loop.result()  # a defect: it ends by itself for no other reason
         log.info("worker_draining")
         async with asyncio.timeout(settings.drain_timeout_s):
             await loop
@@ -144,10 +150,10 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     options = client_options(settings)
     store = factories.store(settings)
     _serve_http(settings, health, metrics, stack)
+    stack.push_async_callback(store.close)
+    await _open_store(store, settings, health)
     try:
         async with asyncio.timeout(settings.start_timeout_s):
-            await _open_store(store, health)
-            stack.push_async_callback(store.close)
             shapes = await _wait_for_cluster(settings, health)
             await _check_partitions(settings, shapes, store)
             consumer = await stack.enter_async_context(_consumer(settings, options))
@@ -157,7 +163,6 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     smallest = min(shape.max_message_bytes for shape in shapes.values())
     publishers = factories.publishers(options, settings.group_id, smallest)
     stack.push_async_callback(publishers.close)
-    stack.callback(health.set_stopping)
     pruning = asyncio.create_task(prune_for_ever(store, settings.retention_days), name="prune")
     stack.callback(pruning.cancel)
     return CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
@@ -196,6 +201,7 @@ def _parts(
         takeover=Takeover(topic, consumer, store, publishers),
         processor=Processor(topic, store, Encoder(destinations), limits, reporter),
         reporter=reporter,
+        prober=Prober(topic, consumer, store, health),
         health=health,
         heartbeat_interval_s=settings.session_timeout_s / _HEARTBEATS_PER_SESSION,
     )
@@ -213,13 +219,19 @@ def _serve_http(settings: Settings, health: Health, metrics: Metrics, stack: Asy
     log.info("http_started", host=settings.http_host, port=server.port)
 
 
-async def _open_store(store: Store, health: Health) -> None:
+async def _open_store(store: Store, settings: Settings, health: Health) -> None:
+    deadline_s = time.monotonic() + settings.start_timeout_s
+    told = False
     while True:
         health.tick()
         try:
             await store.open()
         except StoreUnavailableError as error:
-            log.warning("store_awaited", reason=str(error))
+            if time.monotonic() + _START_RETRY_S >= deadline_s:
+                raise
+            if not told:
+                log.warning("store_awaited", reason=str(error), limit_s=settings.start_timeout_s)
+                told = True
             await asyncio.sleep(_START_RETRY_S)
         else:
             return

@@ -142,6 +142,8 @@ class Batch:
         elif isinstance(command.command, InvalidArgument):
             self._refuse(working, command, _INVALID)
         else:
+            # the task was loaded by the first, and is decided by the second: they must never differ
+            assert command.user_task_key == command.command.user_task_key
             task = working.tasks.get(command.command.user_task_key)
             decision = decide(task, command.command, now_ms=working.now_ms)
             if isinstance(decision, Refusal):
@@ -163,7 +165,7 @@ class Batch:
 
     def _refuse(self, working: _Working, received: Received, refusal: Refusal) -> None:
         rejection = self._encoder.rejection(received, refusal, working.now_ms)
-        too_large = rejection.size_bytes > self._limits.rejection_bytes
+        too_large = rejection.wire_bytes > self._limits.rejection_bytes
         records = [rejection._replace(key=None) if too_large else rejection]
         if refusal.problem in DEAD_LETTERED:
             dead_letter = self._encoder.dead_letter(received, refusal, working.now_ms)
@@ -185,7 +187,7 @@ def _fitting(dead_letter: OutgoingRecord, max_bytes: int) -> OutgoingRecord:
     """Drop what makes a dead letter too large; what is left still says where the command stands."""
     losses: tuple[dict[str, Any], ...] = ({"value": None}, {"key": None}, {"headers": own_headers(dead_letter)})
     for loss in losses:
-        if dead_letter.size_bytes <= max_bytes:
+        if dead_letter.wire_bytes <= max_bytes:
             break
         dead_letter = dead_letter._replace(**loss)
     return dead_letter

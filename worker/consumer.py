@@ -1,7 +1,6 @@
 """The loop: poll, process, and take over anew when the assignment changes or anything fails. Outages are waited out."""
 
 import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -19,6 +18,7 @@ from aiokafka.errors import (
 from worker.backoff import Backoff
 from worker.decoder import Record
 from worker.poller import Poller
+from worker.prober import Prober
 from worker.processor import Processor
 from worker.publisher import PublishError
 from worker.reporting import Reporter
@@ -34,9 +34,6 @@ T = TypeVar("T")
 _TAKEOVER_DEADLINE_S: Final = 120
 _REVOKE_BUDGET_S: Final = 5
 """How long a rebalance may wait for what has begun; the successor can do without it."""
-_IDLE_S: Final = 1
-"""After this time without commands the store is told what is published, and asked whether it is still there."""
-_PROBE_S: Final = 3
 _TICK_S: Final = 1
 
 _EXPECTED: Final = (
@@ -60,6 +57,7 @@ class Parts:
     takeover: Takeover
     processor: Processor
     reporter: Reporter
+    prober: Prober
     health: Health
     heartbeat_interval_s: float
 
@@ -79,13 +77,13 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._session: Session | None = None
         self._processing = asyncio.Lock()
         self._backoff = Backoff()
-        self._probed_s = 0.0
         self._poll_failure: str | None = None
         self._attempt: asyncio.Task[Taken] | None = None
 
     def stop(self) -> None:
         """Ask the loop to end after what has begun."""
         self._stop.set()
+        self._health.set_stopping()
 
     async def run(self) -> None:
         """Work until `stop` is called. Raises only on a defect."""
@@ -182,10 +180,10 @@ class CommandConsumer(ConsumerRebalanceListener):
         session.raise_if_lost()
         if records:
             await self._parts.processor.process(session, records)
-            self._probed_s = time.monotonic()
-        elif session.idle and time.monotonic() - self._probed_s > _IDLE_S:
+            self._parts.prober.seen()
+        elif session.idle and self._parts.prober.is_due:
             await self._note_published(session)
-            await self._probe()
+            await self._parts.prober.probe()
         self._parts.reporter.stands(session.held, self._end_of)
 
     def _end_of(self, partition: int) -> int | None:
@@ -203,17 +201,6 @@ class CommandConsumer(ConsumerRebalanceListener):
             owners = {partition: session.held[partition].owner for partition in published}
             await self._parts.store.note_published(self._topic, owners, published)
             session.noted.update(published)
-
-    async def _probe(self) -> None:
-        """Ask store and broker whether they are there: with nothing to do, nobody else would notice. Else raise."""
-        await self._probe_store()
-        async with asyncio.timeout(_PROBE_S):
-            await self._consumer.end_offsets([TopicPartition(self._topic, 0)])
-        self._probed_s = time.monotonic()
-
-    async def _probe_store(self) -> None:
-        await self._parts.store.ping()
-        self._health.set_store_reachable(True)
 
     # taking over
 
@@ -239,9 +226,9 @@ class CommandConsumer(ConsumerRebalanceListener):
 
     async def _stand_by(self) -> None:
         """Hold nothing, being one worker more than there are partitions, but be ready."""
-        if time.monotonic() - self._probed_s > _IDLE_S:
+        if self._parts.prober.is_due:
             try:
-                await self._probe()
+                await self._parts.prober.probe()
             except _EXPECTED as error:
                 self._wait_before_retry(error)
                 return
@@ -251,7 +238,9 @@ class CommandConsumer(ConsumerRebalanceListener):
 
     async def _try_to_take_over(self, assigned: frozenset[TopicPartition]) -> Taken:
         async with asyncio.timeout(_TAKEOVER_DEADLINE_S):
-            await self._probe_store()  # the cheaper probe first: no producer is started for a store that is down
+            await (
+                self._parts.prober.probe_store()
+            )  # the cheaper probe first: no producer is started for a store that is down
             return await self._parts.takeover.run({tp.partition for tp in assigned})
 
     def _install(self, taken: Taken) -> None:

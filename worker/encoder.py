@@ -33,6 +33,9 @@ _DEAD_LETTER_HEADERS: Final = frozenset(
 _ENDED_AT: Final = {UserTaskState.COMPLETED: "completedAt", UserTaskState.CANCELED: "canceledAt"}
 
 
+_HEADER_OVERHEAD_BYTES: Final = 10
+
+
 class OutgoingRecord(NamedTuple):
     """A record to be published, complete: publishing it twice writes the same bytes twice."""
 
@@ -49,6 +52,11 @@ class OutgoingRecord(NamedTuple):
         """Give the bytes of key, value and headers together."""
         headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
+
+    @property
+    def wire_bytes(self) -> int:
+        """Give at least what the record takes in a batch: each header has two lengths besides name and value."""
+        return self.size_bytes + _HEADER_OVERHEAD_BYTES * len(self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

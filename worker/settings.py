@@ -121,6 +121,13 @@ class Settings(BaseSettings):
         return level.lower() if isinstance(level, str) else level
 
     @model_validator(mode="after")
+    def _topics_differ(self) -> "Settings":
+        topics = (self.commands_topic, self.events_topic, self.rejections_topic, self.dead_letters_topic)
+        if len(set(topics)) != len(topics):
+            raise ValueError("USERTASK_…_TOPIC: two of the four topics are the same")
+        return self
+
+    @model_validator(mode="after")
     def _sasl_is_complete(self) -> "Settings":
         needs_login = self.kafka_security_protocol.startswith("SASL")
         login = (self.kafka_sasl_mechanism, self.kafka_sasl_username, self.kafka_sasl_password)
@@ -133,8 +140,8 @@ class Settings(BaseSettings):
     @property
     def sqlite_path(self) -> Path | None:
         """Give the SQLite file, or None if the store is another."""
-        scheme, _, path = self.store_url.get_secret_value().partition(":///")
-        return Path(path) if scheme == "sqlite" else None
+        parts = urlsplit(self.store_url.get_secret_value())
+        return Path(parts.path[1:]) if parts.scheme == "sqlite" else None
 
 
 def load_settings(environment: dict[str, str] | None = None) -> Settings:

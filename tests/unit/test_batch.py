@@ -1,5 +1,6 @@
 """Deciding batches: totality, and that it does not matter how the commands are cut into batches."""
 
+import dataclasses
 import json
 
 import pytest
@@ -143,3 +144,31 @@ def test_a_dead_letter_beyond_the_limit_loses_what_makes_it_large(record, kept):
     assert (letter.value is not None, letter.key is not None, has_own) == kept
     assert dict(letter.headers)["__dlq.errors.offset"] == b"0"
     assert letter.size_bytes <= LIMITS.dead_letter_bytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "members"),
+    [
+        ("create", {"user_task_key": "9"}),
+        ("complete", {"user_task_key": "9"}),
+        ("create", {"userTaskKey": "9", "candidate_groups": ["a"]}),
+    ],
+)
+def test_a_member_in_snake_case_is_an_unknown_one(kind, members):
+    record = dataclasses.replace(a_command(kind, members), key=b"x")
+
+    (outcome,) = decided([record]).outcomes
+
+    errors = {error["code"] for error in json.loads(outcome.records[0].value)["errors"]}
+    assert outcome.status == 400
+    assert "extra_forbidden" in errors
+
+
+def test_a_dead_letter_with_very_many_headers_fits_its_topic():
+    record = ARecord(b"no", headers=[("a", None)] * 500_000)
+    limits = Limits(event_bytes=10**6, rejection_bytes=10**6, dead_letter_bytes=1_113_000)
+
+    (outcome,) = decided([record], limits=limits).outcomes
+
+    assert outcome.records[1].wire_bytes <= limits.dead_letter_bytes
+    assert dict(outcome.records[1].headers)["__dlq.errors.offset"] == b"0"

@@ -20,7 +20,7 @@ def a_task(state=UserTaskState.CREATED, **changes):
 
 
 def a_command(kind):
-    return kind(user_task_key=KEY)
+    return kind(userTaskKey=KEY)
 
 
 @pytest.mark.parametrize("state", [None, *UserTaskState])
@@ -59,7 +59,7 @@ def test_a_refusal_names_the_problem_and_the_state(kind, state, problem):
 
 
 def test_complete_merges_variables_shallowly_and_tells_only_its_own():
-    command = CompleteUserTask(user_task_key=KEY, variables={"b": None, "d": [1]}, action="approve")
+    command = CompleteUserTask(userTaskKey=KEY, variables={"b": None, "d": [1]}, action="approve")
 
     transition = decide(a_task(), command, now_ms=NOW_MS)
 
@@ -71,14 +71,14 @@ def test_complete_merges_variables_shallowly_and_tells_only_its_own():
 
 @pytest.mark.parametrize("action", [None, ""])
 def test_no_action_means_complete(action):
-    transition = decide(a_task(), CompleteUserTask(user_task_key=KEY, action=action), now_ms=NOW_MS)
+    transition = decide(a_task(), CompleteUserTask(userTaskKey=KEY, action=action), now_ms=NOW_MS)
 
     assert isinstance(transition, Transition)
     assert transition.action == "complete"
 
 
 def test_cancel_keeps_the_variables_and_tells_none():
-    transition = decide(a_task(), CancelUserTask(user_task_key=KEY), now_ms=NOW_MS)
+    transition = decide(a_task(), CancelUserTask(userTaskKey=KEY), now_ms=NOW_MS)
 
     assert isinstance(transition, Transition)
     assert (transition.action, transition.variables) == ("cancel", {})

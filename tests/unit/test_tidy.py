@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted([*ROOT.glob("schemas/**/*.py"), *ROOT.glob("worker/**/*.py")])
-LINES_MAX = 315
+LINES_MAX = 320
 FUNCTION_LINES_MAX = 50
 
 

@@ -109,7 +109,7 @@ def create(  # noqa: PLR0913 - the attributes of a user task are many
 
     from worker.cli.sending import Manner, send  # noqa: PLC0415 - the same
 
-    members = {to_camel(name): given[name] or None for name in _ATTRIBUTES} | {
+    members = {to_camel(name): None if given[name] == [] else given[name] for name in _ATTRIBUTES} | {
         "userTaskKey": key,
         "priority": priority,
         "customHeaders": _custom_headers(custom_headers),

@@ -41,7 +41,8 @@ _ADVANCE: Final = (
     "UPDATE partitions SET applied = ?, published = max(published, ?)"
     " WHERE topic = ? AND partition = ? AND owner = ? AND applied = ? RETURNING id"
 )
-_SAVE_TASK: Final = "INSERT OR REPLACE INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT_TASK: Final = "INSERT INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_UPDATE_TASK: Final = "REPLACE INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SAVE_OUTCOME: Final = "INSERT INTO outcomes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _CLAIM_NEW: Final = "INSERT INTO partitions VALUES (NULL, ?, ?, 1, ?, NULL, NULL) ON CONFLICT DO NOTHING"
 _CLAIM: Final = "UPDATE partitions SET owner = owner + 1, publisher = ? WHERE topic = ? AND partition = ? AND owner = ?"
@@ -190,7 +191,7 @@ class _File:
                 outcomes={key: EarlierOutcome(fingerprint=fingerprint) for key, fingerprint in outcomes},
             )
             changes = decide(snapshot)
-            _save(connection, ids, changes)
+            _save(connection, ids, snapshot, changes)
         return changes
 
     def prune(self, decided_before_ms: int, limit: int) -> int:
@@ -280,8 +281,10 @@ def _select_in(connection: sqlite3.Connection, sql: str, keys: Collection[Any]) 
         yield from connection.execute(sql.format(",".join("?" * len(some))), some)
 
 
-def _save(connection: sqlite3.Connection, ids: Mapping[int, int], changes: Changes) -> None:
-    connection.executemany(_SAVE_TASK, map(task_to_row, changes.tasks.values()))
+def _save(connection: sqlite3.Connection, ids: Mapping[int, int], snapshot: Snapshot, changes: Changes) -> None:
+    for sql, is_known in ((_INSERT_TASK, False), (_UPDATE_TASK, True)):
+        tasks = [task for key, task in changes.tasks.items() if (key in snapshot.tasks) is is_known]
+        connection.executemany(sql, map(task_to_row, tasks))
     connection.executemany(
         _SAVE_OUTCOME,
         (
