@@ -101,7 +101,8 @@ async def _run(settings: Settings, factories: Factories, stop: asyncio.Event) ->
     log.info("worker_starting", version=worker_version(), group=settings.group_id, topic=settings.commands_topic)
     try:
         async with AsyncExitStack() as stack:
-            worker = await unless_stopped(stop, _start(settings, factories, stack))
+            starting = asyncio.create_task(_start(settings, factories, stack), name="start")
+            worker = await unless_stopped(stop, starting, lambda: None)
             if worker is None:
                 return ExitCode.DONE
             log.info("worker_started")
@@ -141,6 +142,8 @@ async def _work(worker: CommandConsumer, settings: Settings, stop: asyncio.Event
     finally:
         stopping.cancel()
         loop.cancel()
+        await asyncio.wait({loop})
+        await worker.close()
     return ExitCode.DONE
 
 

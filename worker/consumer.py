@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -23,13 +23,12 @@ from worker.processor import Processor
 from worker.publisher import PublishError
 from worker.reporting import Reporter
 from worker.session import Session, SessionLostError
+from worker.stopping import unless_stopped
 from worker.stores.port import Store, StoreError, StoreFencedError, StoreUnavailableError
 from worker.takeover import Taken, Takeover
 from worker.telemetry.health import Health
 
 log = structlog.stdlib.get_logger(__name__)
-
-T = TypeVar("T")
 
 _TAKEOVER_DEADLINE_S: Final = 120
 _REVOKE_BUDGET_S: Final = 5
@@ -94,6 +93,12 @@ class CommandConsumer(ConsumerRebalanceListener):
                 await self._take_over()
             await self._turn()
 
+    async def close(self) -> None:
+        """End the session if it has not ended yet, so that nothing of it lives on."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
     async def drain(self) -> None:
         """Finish what has begun, and end the session. Raise SessionLostError or StoreError if that fails."""
         session, self._session = self._session, None
@@ -104,6 +109,8 @@ class CommandConsumer(ConsumerRebalanceListener):
                 await session.drain()
                 await self._note_published(session)
         except SessionLostError:
+            if self._assigned is None:
+                return  # a rebalance is under way: it is for the next owner
             # what is decided must not wait for the next owner, who may be long in coming: a takeover publishes it
             taken = await self._parts.takeover.run(session.held)
             await taken.publisher.discard()
@@ -158,7 +165,10 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._lose_session(session, error)
         except ConsumerStoppedError:
             self._stop.set()
+        except UnicodeDecodeError:
+            await self._rewind(session)
         except KafkaError as error:
+            await self._rewind(session)
             if self._poll_failure != type(error).__name__:
                 self._poll_failure = type(error).__name__
                 log.warning("poll_failed", reason=_in_words(error))
@@ -166,6 +176,13 @@ class CommandConsumer(ConsumerRebalanceListener):
         else:
             self._poll_failure = None
             await self._process(session, records)
+
+    async def _rewind(self, session: Session | None) -> None:
+        """Set the positions anew: a poll that raises has dropped the records of other partitions, read before."""
+        async with self._processing:
+            if session is not None and session is self._session:
+                for partition, held in session.held.items():
+                    self._consumer.seek(TopicPartition(self._topic, partition), held.applied)
 
     async def _process(self, session: Session | None, records: list[Record]) -> None:
         async with self._processing:
@@ -205,15 +222,15 @@ class CommandConsumer(ConsumerRebalanceListener):
     # taking over
 
     async def _take_over(self) -> None:
-        assignment, assigned = self._assignment, self._assigned or frozenset()
-        if not assigned:
+        if not self._assigned:
             await self._stand_by()
             return
-        if not await self._parts.poller.settle():
+        if not await self._parts.poller.settle() or not self._assigned:
             return
+        assignment, assigned = self._assignment, self._assigned
         self._attempt = asyncio.create_task(self._try_to_take_over(assigned), name="takeover")
         try:
-            taken = await self._ticking(self._attempt)
+            taken = await unless_stopped(self._stop, self._attempt, self._health.tick)
         except _EXPECTED as error:
             self._wait_before_retry(error)
             return
@@ -290,19 +307,6 @@ class CommandConsumer(ConsumerRebalanceListener):
             self._consumer.pause(*(self._assigned or ()))
         except IllegalStateError:
             log.debug("pause_overtaken_by_rebalance")  # then there is nothing of ours to pause
-
-    async def _ticking(self, task: asyncio.Task[T]) -> T | None:
-        """Await something long while the loop shows that it lives; None if a stop or a rebalance came first."""
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            while not task.done() and not stopping.done():
-                self._health.tick()
-                await asyncio.wait({task, stopping}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
-            return None if task.cancelled() or not task.done() else task.result()
-        finally:
-            stopping.cancel()
-            task.cancel()  # does nothing to one that is done
-            await asyncio.wait({task})
 
 
 def _in_words(error: BaseException) -> str:

@@ -24,17 +24,20 @@ class Poller:
         self._consumer = consumer
         self._max_records = max_records
         self._polling: asyncio.Task[list[Record]] | None = None
-        self._careful: deque[TopicPartition] = deque()
-        """Partitions to be polled record by record."""
+        self._suspects: deque[TopicPartition] = deque()
+        """Partitions of which one holds a record that cannot be read."""
+        self._culprit: TopicPartition | None = None
+        """The one that does, to be read record by record."""
 
     async def poll(self, partitions: Collection[TopicPartition]) -> list[Record]:
         """Wait briefly for records of any assigned partition; an empty list if none came.
 
-        Never waits for long, though a rebalance may hold the poll itself up. Raise what getmany raises.
+        Never waits for long, though a rebalance may hold the poll itself up. Raise what getmany raises, and
+        UnicodeDecodeError for a record that it cannot read. Positions may have moved past records then that nobody has
+        seen: they have to be set anew before the next poll.
         """
         if self._polling is None:
-            poll = self._poll_carefully() if self._careful else self._poll()
-            self._polling = asyncio.create_task(poll, name="poll")
+            self._polling = asyncio.create_task(self._next_poll(), name="poll")
         done, _ = await asyncio.wait({self._polling}, timeout=POLL_TIMEOUT_S * 2)
         if not done:
             return []
@@ -43,8 +46,8 @@ class Poller:
             return finished.result()
         except UnicodeDecodeError:
             log.warning("undecodable_record_met")
-            self._careful.extend(partitions)
-            return []
+            self._suspects.extend(partitions)
+            raise
 
     async def settle(self) -> bool:
         """Let the poll under way end and drop its result, before positions change. False if it has not ended yet."""
@@ -54,25 +57,45 @@ class Poller:
                 return False
             self._polling.exception()  # retrieved, so that nobody warns of it
             self._polling = None
+        self._suspects.clear()
+        self._culprit = None
         return True
 
-    async def _poll(self) -> list[Record]:
+    async def _next_poll(self) -> list[Record]:
+        if self._culprit is not None:
+            return await self._poll_record_by_record(self._culprit)
+        if self._suspects:
+            return await self._poll_suspect(self._suspects.popleft())
         polled = await self._consumer.getmany(timeout_ms=int(POLL_TIMEOUT_S * 1000), max_records=self._max_records)
         return [record for records in polled.values() for record in records]
 
-    async def _poll_carefully(self) -> list[Record]:
-        """Take one record of one partition, until the one that cannot be read is met and stepped over.
-
-        getmany raises for it without saying where it stands, and would do so for ever.
-        """
-        tp = self._careful[0]
+    async def _poll_suspect(self, tp: TopicPartition) -> list[Record]:
+        """Poll one partition alone: getmany raises without saying for which, and would do so for ever."""
         try:
-            polled = await self._consumer.getmany(tp, timeout_ms=int(_CAREFUL_TIMEOUT_S * 1000), max_records=1)
+            return await self._poll_one(tp, self._max_records)
+        except UnicodeDecodeError:
+            self._culprit = tp  # its position has not moved
+            self._suspects.clear()
+            return []
+
+    async def _poll_record_by_record(self, tp: TopicPartition) -> list[Record]:
+        """Take one record, until the one that cannot be read is met and stepped over.
+
+        Where something else than records stands before it (a transaction's marker), that offset is taken for it first:
+        aiokafka does not say where it is. Then a rejection names an offset at which there is no record.
+        """
+        try:
+            found = await self._poll_one(tp, 1)
         except UnicodeDecodeError:
             offset = await self._consumer.position(tp)
             self._consumer.seek(tp, offset + 1)
-            self._careful.clear()
+            self._culprit = None
             return [UndecodableRecord(tp.topic, tp.partition, offset)]
-        if not polled:
-            self._careful.popleft()  # read to its end: it is not there
+        if not found:
+            self._culprit = None  # read to its end: it is not there
+        return found
+
+    async def _poll_one(self, tp: TopicPartition, max_records: int) -> list[Record]:
+        timeout_ms = int(_CAREFUL_TIMEOUT_S * 1000)
+        polled = await self._consumer.getmany(tp, timeout_ms=timeout_ms, max_records=max_records)
         return list(polled.get(tp, []))

@@ -11,10 +11,11 @@ from worker.decoder import Received, Record
 from worker.encoder import Encoder
 from worker.reporting import Reporter
 from worker.session import Decided, Session
-from worker.stores.port import Advance, Changes, Store, StoreRefusedError
+from worker.stores.port import Advance, Changes, Store, StoreRefusedError, StoreUnavailableError
 
 log = structlog.stdlib.get_logger(__name__)
 
+_RECORDS_MAX: Final = 10_000
 _BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 """Key and value bytes decided together: bounds memory and the length of a Kafka transaction."""
 
@@ -28,6 +29,7 @@ class Processor:
         self._encoder = encoder
         self._limits = limits
         self._reporter = reporter
+        self._records_max = _RECORDS_MAX
 
     async def process(self, session: Session, records: Sequence[Record]) -> None:
         """Decide and save records of held partitions, each partition's in order, and queue what is to be published.
@@ -35,25 +37,35 @@ class Processor:
         Raise StoreError or SessionLostError; then the session has to be given up, since its memory may be behind.
         """
         wanted = [record for record in records if _is_due(session, record)]
-        for some in _split(wanted):
-            await session.submit(await self._apply_all(session, decode_all(some)))
+        for some in _split(wanted, self._records_max):
+            for decided in await self._apply_all(session, decode_all(some)):
+                await session.submit(decided)
 
-    async def _apply_all(self, session: Session, commands: Sequence[Decoded]) -> Decided:
+    async def _apply_all(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
         try:
             return await self._apply(session, commands)
         except StoreRefusedError:
             # one of them is beyond the store: find it, so that it stops nobody else
             log.warning("batch_refused_by_store", commands=len(commands))
-            parts = [await self._apply_alone(session, command) for command in commands]
-            return Decided.joined(parts)
+            return [part for command in commands for part in await self._apply_alone(session, command)]
 
-    async def _apply_alone(self, session: Session, command: Decoded) -> Decided:
+    async def _apply_alone(self, session: Session, command: Decoded) -> list[Decided]:
         try:
             return await self._apply(session, [command])
         except StoreRefusedError:
             return await self._apply(session, [Broken(received=_received(command))])
 
-    async def _apply(self, session: Session, commands: Sequence[Decoded]) -> Decided:
+    async def _apply(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
+        try:
+            decided = await self._apply_in_one_transaction(session, commands)
+        except StoreUnavailableError:
+            # perhaps it was too much for one transaction: less is tried next time, before it is given up for ever
+            self._records_max = max(1, len(commands) // 2)
+            raise
+        self._records_max = min(self._records_max * 2, _RECORDS_MAX)
+        return decided
+
+    async def _apply_in_one_transaction(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
         batch = Batch(commands, self._encoder, self._limits)
         advances = _advances(session, commands)
         started_s = time.monotonic()
@@ -80,12 +92,12 @@ def _is_due(session: Session, record: Record) -> bool:
     return held is not None and record.offset >= held.applied
 
 
-def _split(records: Sequence[Record]) -> Iterator[list[Record]]:
+def _split(records: Sequence[Record], records_max: int) -> Iterator[list[Record]]:
     some: list[Record] = []
     size_bytes = 0
     for record in records:
         size_bytes += len(record.key or b"") + len(record.value or b"")
-        if some and size_bytes > _BATCH_BYTES_MAX:
+        if len(some) == records_max or (some and size_bytes > _BATCH_BYTES_MAX):
             yield some
             some, size_bytes = [], len(record.key or b"") + len(record.value or b"")
         some.append(record)
@@ -107,9 +119,9 @@ def _advances(session: Session, commands: Sequence[Decoded]) -> list[Advance]:
     ]
 
 
-def _decided(advances: Sequence[Advance], commands: Sequence[Decoded], changes: Changes) -> Decided:
-    return Decided(
-        records=[record for outcome in changes.outcomes for record in outcome.records],
-        offsets={advance.partition: advance.next_applied for advance in advances},
-        timestamps_ms=[_received(command).record.timestamp for command in commands],
+def _decided(advances: Sequence[Advance], commands: Sequence[Decoded], changes: Changes) -> list[Decided]:
+    return Decided.split(
+        ((outcome.partition, outcome.offset + 1, outcome.records) for outcome in changes.outcomes),
+        {advance.partition: advance.next_applied for advance in advances},
+        [_received(command).record.timestamp for command in commands],
     )

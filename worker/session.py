@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 _DECIDED_BATCHES_MAX: Final = 4
 """Batches that may be decided ahead of the Kafka transaction in flight: bounds memory and what a successor replays."""
+
+
+TRANSACTION_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes of values that a Kafka transaction holds, unless a single outcome is larger: it has to end in time."""
+
+
+Outgoing = tuple[int, int, Sequence[OutgoingRecord]]
+"""Partition and next offset of a command, and the records of its outcome."""
 
 
 class SessionLostError(Exception):
@@ -42,6 +50,30 @@ class Decided:
     """The next offset of each partition of the batch."""
     timestamps_ms: Sequence[int] = field(default=())
     """When its commands were sent."""
+
+    @classmethod
+    def split(
+        cls, outcomes: Iterable[Outgoing], offsets: Mapping[int, int], timestamps_ms: Sequence[int] = ()
+    ) -> list["Decided"]:
+        """Make pieces of at most TRANSACTION_BYTES_MAX, unless a single outcome is larger; the last has all offsets."""
+        pieces: list[Decided] = []
+        records: list[OutgoingRecord] = []
+        reached: dict[int, int] = {}
+        size_bytes = 0
+        for partition, next_offset, outgoing in outcomes:
+            weight = sum(len(record.value or b"") for record in outgoing)
+            if records and size_bytes + weight > TRANSACTION_BYTES_MAX:
+                pieces.append(cls(records=records, offsets=reached))
+                records, reached, size_bytes = [], {}, 0
+            records += outgoing
+            reached[partition] = next_offset
+            size_bytes += weight
+        return [*pieces, cls(records=records, offsets=reached | dict(offsets), timestamps_ms=timestamps_ms)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Give about how much it is: the values' bytes."""
+        return sum(len(record.value or b"") for record in self.records)
 
     @classmethod
     def joined(cls, batches: Sequence["Decided"]) -> "Decided":
@@ -130,20 +162,23 @@ class Session:
             while True:
                 await self._publish_next(await self._take_all())
                 self._publisher.raise_if_spent()
-        except (PublishError, asyncio.CancelledError) as error:
+        except asyncio.CancelledError as error:
             self._failure = self._failure or error
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for this session any more
+            self._failure = self._failure or error
         finally:
             async with self._changed:
                 self._changed.notify_all()
 
     async def _take_all(self) -> Decided:
-        """Join everything that is decided into one transaction: the busier, the larger."""
+        """Join what is decided into one transaction, up to a limit: the busier, the larger."""
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._queue))
-            waiting = list(self._queue)
-            self._queue.clear()
+            waiting = [self._queue.popleft()]
+            size_bytes = waiting[0].size_bytes
+            while self._queue and (size_bytes := size_bytes + self._queue[0].size_bytes) <= TRANSACTION_BYTES_MAX:
+                waiting.append(self._queue.popleft())
             self._in_flight = True
             self._changed.notify_all()
         return waiting[0] if len(waiting) == 1 else Decided.joined(waiting)

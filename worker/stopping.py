@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -12,14 +12,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
+_TICK_S: Final = 1
 
-async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Await some work; None if the stop came first, and then the work is cancelled."""
-    task = asyncio.create_task(work)
+
+async def unless_stopped(stop: asyncio.Event, task: asyncio.Task[T], tick: Callable[[], None]) -> T | None:
+    """Await a task, calling `tick` every second; None if a stop came first, or somebody cancelled the task."""
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        while not task.done() and not stopping.done():
+            tick()
+            await asyncio.wait({task, stopping}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
+        return None if task.cancelled() or not task.done() else task.result()
     finally:
         stopping.cancel()
         task.cancel()  # does nothing to one that is done

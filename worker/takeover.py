@@ -13,15 +13,16 @@ from typing import Final
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from worker.encoder import OutgoingRecord
 from worker.publisher import Publisher, Publishers
-from worker.session import Held
+from worker.session import Decided, Held, Outgoing
 from worker.stores.port import PartitionRow, Store
 
 log = structlog.stdlib.get_logger(__name__)
 
 _REPLAY_OUTCOMES_MAX: Final = 1000
-"""Outcomes replayed in one transaction."""
+"""Outcomes replayed in one transaction, or fewer if they are large."""
+_PAGE_OUTCOMES: Final = 100
+"""Outcomes read at a time: bounds memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,7 @@ class Takeover:
                 case Start() as start:
                     starts[partition] = start
                     await self._begin(partition, owners[partition], rows[partition], start, offsets[partition])
-        await self._replay(publisher, starts)
+        await self._replay(publisher, starts, offsets)
         held = {
             partition: Held(owner=owners[partition], applied=start.apply, published=start.apply)
             for partition, start in starts.items()
@@ -168,30 +169,27 @@ class Takeover:
         if row.applied is not None and offsets.beginning > start.apply:
             log.error("commands_lost_to_retention", **about, first=start.apply, end=offsets.beginning)
 
-    async def _replay(self, publisher: Publisher, starts: Mapping[int, Start]) -> None:
+    async def _replay(self, publisher: Publisher, starts: Mapping[int, Start], offsets: Mapping[int, Offsets]) -> None:
         """Publish what is decided but not visible, at once: nobody knows when the next command comes."""
-        records: list[OutgoingRecord] = []
-        reached: dict[TopicPartition, int] = {}
-        count = 0
+        outcomes: list[Outgoing] = []
         for partition, start in starts.items():
-            tp, position = TopicPartition(self._topic, partition), start.replay
+            position = start.replay
             while position < start.apply:
-                outcomes = await self._store.recorded(
-                    self._topic, partition, position, start.apply, _REPLAY_OUTCOMES_MAX - count
-                )
-                records += [record for _, outgoing in outcomes for record in outgoing]
-                count += len(outcomes)
-                full = count >= _REPLAY_OUTCOMES_MAX
-                position = reached[tp] = outcomes[-1][0] + 1 if full else start.apply
-                if full:
-                    await self._publish_replayed(publisher, records, reached)
-                    records, reached, count = [], {}, 0
-        if reached:
-            await self._publish_replayed(publisher, records, reached)
+                page = await self._store.recorded(self._topic, partition, position, start.apply, _PAGE_OUTCOMES)
+                position = page[-1][0] + 1 if len(page) == _PAGE_OUTCOMES else start.apply
+                outcomes += [(partition, offset + 1, outgoing) for offset, outgoing in page]
+                outcomes.append((partition, position, ()))
+                if len(outcomes) >= _REPLAY_OUTCOMES_MAX:
+                    await self._publish(publisher, outcomes)
+                    outcomes = []
+            if (offsets[partition].committed or 0) < start.apply and start.replay == start.apply:
+                # nothing to replay, but K is behind where this owner begins: retention has moved the beginning
+                outcomes.append((partition, start.apply, ()))
+        if outcomes:
+            await self._publish(publisher, outcomes)
 
-    @staticmethod
-    async def _publish_replayed(
-        publisher: Publisher, records: list[OutgoingRecord], reached: dict[TopicPartition, int]
-    ) -> None:
-        await publisher.publish(records, reached)
-        log.info("outcomes_replayed", records=len(records), partitions=sorted(tp.partition for tp in reached))
+    async def _publish(self, publisher: Publisher, outcomes: list[Outgoing]) -> None:
+        for piece in Decided.split(outcomes, {}):
+            reached = {TopicPartition(self._topic, partition): offset for partition, offset in piece.offsets.items()}
+            await publisher.publish(piece.records, reached)
+            log.info("outcomes_replayed", records=len(piece.records), partitions=sorted(piece.offsets))

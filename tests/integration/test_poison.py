@@ -12,6 +12,7 @@ from aiokafka.record.util import calc_crc32c
 from tests.integration.harness import (
     COMPLETE,
     CREATE,
+    Unsent,
     Wire,
     Worker,
     cloud_event,
@@ -95,6 +96,23 @@ def test_a_header_name_that_is_not_utf_8_is_a_dead_letter_and_the_partition_goes
         "malformed-command",
         f"/{wire.topics.commands}/1/{offset}",
     )
+
+
+def test_a_record_that_cannot_be_read_costs_no_command_of_another_partition(kafka, wire):
+    """getmany drops the records that it has read of other partitions when it raises for one."""
+    for _ in range(5):
+        before = len(wire.events())
+        keys = [fresh_key() for _ in range(30)]
+        produce_raw(kafka.bootstrap_servers, wire.topics.commands, 1, batch_with_broken_header_name())
+        wire.send_all(
+            Unsent(encoded({"userTaskKey": key}), headers=cloud_event(CREATE), partition=number % 3)
+            for number, key in enumerate(keys)
+        )
+
+        wire.wait_until(lambda wanted=before + 30: len(wire.events()) >= wanted, 60)
+
+    wire.wait_until(lambda: len(wire.dead_letters()) == 5)
+    assert len({event.body["userTaskKey"] for event in wire.events()}) == len(wire.events()) == 150
 
 
 def test_a_command_that_the_store_refuses_is_answered_with_500_and_stops_nobody(wire, store_path):
