@@ -108,7 +108,11 @@ class Settings(BaseSettings):
     @field_validator("store_url")
     @classmethod
     def _a_known_store(cls, url: SecretStr) -> SecretStr:
-        parts = urlsplit(url.get_secret_value())
+        try:
+            parts = urlsplit(url.get_secret_value())
+            parts.port  # noqa: B018 - raises for one that is no number; its own text would repeat the URL
+        except ValueError:
+            raise ValueError("its host or port cannot be read") from None
         if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
             return url
         if parts.scheme in {"postgresql", "postgres"} and parts.path.strip("/"):
