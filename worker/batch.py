@@ -7,7 +7,16 @@ from typing import Any, Final
 import structlog
 
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
-from worker.decoder import InvalidArgument, Readable, Received, Record, Unreadable, decode, position_of
+from worker.decoder import (
+    InvalidArgument,
+    Readable,
+    Received,
+    Record,
+    Unreadable,
+    decode,
+    position_identity,
+    position_of,
+)
 from worker.encoder import Encoder, OutgoingRecord, own_headers
 from worker.lifecycle import Refusal, StoredTask, Transition, decide
 from worker.stores.port import Changes, EarlierOutcome, Outcome, Snapshot
@@ -73,7 +82,7 @@ def decode_all(records: Sequence[Record]) -> list[Decoded]:
 def broken(record: Record) -> Broken:
     """Set a record aside of which nothing but its position can be said."""
     position = position_of(record)
-    identity = f"position\n{position}"
+    identity = position_identity(record)
     return Broken(
         received=Received(record=record, command_id=position, identity=identity, correlation_id=position, copied=())
     )

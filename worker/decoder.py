@@ -67,8 +67,8 @@ class Received:
 
     @property
     def position_identity(self) -> str:
-        """Give the identity of the position itself: a space of its own, which no header reaches."""
-        return f"position\n{self.position}"
+        """Give the identity of the position itself."""
+        return position_identity(self.record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,11 @@ class Readable(Received):
 def position_of(record: Record) -> str:
     """Give `topic/partition/offset`."""
     return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def position_identity(record: Record) -> str:
+    """Give the identity that a position is: a space of its own, which no header reaches. Never to be changed."""
+    return f"position\n{position_of(record)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ def _unreadable(record: Record, headers: Mapping[str, bytes], detail: str) -> Un
     return Unreadable(
         record=record,
         command_id=position,
-        identity=f"position\n{position}",
+        identity=position_identity(record),
         correlation_id=_readable_correlation(record, headers) or position,
         copied=copied_headers(headers),
         detail=detail,
@@ -182,8 +187,7 @@ def _identify(attributes: Attributes, record: Record) -> tuple[str, str]:
         return attributes.id, f"cloudevent\n{attributes.source}\n{attributes.id}"
     if attributes.idempotency_key is not None:
         return attributes.idempotency_key, f"idempotency-key\n{attributes.idempotency_key}"
-    position = position_of(record)
-    return position, f"position\n{position}"
+    return position_of(record), position_identity(record)
 
 
 def _readable_correlation(record: Record, headers: Mapping[str, bytes]) -> str | None:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.problem import DEFAULT_PROBLEM_TYPE_BASE
+
 PREFIX: Final = "USERTASK_"
 SECRETS: Final = ("kafka_sasl_password", "store_url")
 
@@ -70,7 +72,7 @@ class Settings(BaseSettings):
     """How long to wait for broker and store at start; later outages are waited out without limit."""
     reply_topics: str = r"^user-task\.replies(\..+)?$"
     """Pattern of the topics to which replies may be sent."""
-    problem_type_base: Annotated[str, Field(max_length=255)] = "urn:problem-type:user-task:"
+    problem_type_base: Annotated[str, Field(max_length=255)] = DEFAULT_PROBLEM_TYPE_BASE
     """What stands before the slug in a problem's `type`; `about:blank` gives Camunda's form."""
     event_source: Annotated[str, Field(min_length=1, max_length=255)] = "/user-task-worker"
     """The `ce_source` of outgoing records."""
