@@ -111,6 +111,21 @@ def position_identity(record: Record) -> str:
     return f"position\n{position_of(record)}"
 
 
+def cloud_event_identity(source: str | None, event_id: str) -> str:
+    """Give the identity that `ce_source` and `ce_id` are together. Never to be changed."""
+    return f"cloudevent\n{source}\n{event_id}"
+
+
+def idempotency_key_identity(key: str) -> str:
+    """Give the identity that an `idempotency-key` is. Never to be changed."""
+    return f"idempotency-key\n{key}"
+
+
+def command_key_of(identity: str) -> bytes:
+    """Give the 16 bytes that stand for a command's identity in the store. Never to be changed."""
+    return _digest(identity.encode())
+
+
 @dataclass(frozen=True, slots=True)
 class UndecodableRecord:
     """A record that the Kafka client itself cannot read, such as one with a header name that is not UTF-8."""
@@ -144,7 +159,7 @@ def decode(record: Record) -> Readable | Unreadable:
         identity=identity,
         correlation_id=attributes.correlation_id or command_id,
         copied=copied_headers(headers),
-        command_key=_digest(identity.encode()),
+        command_key=command_key_of(identity),
         fingerprint=_digest(f"{command_type}\n{user_task_key}\n".encode() + (record.value or b"")),
         command_type=command_type,
         user_task_key=user_task_key,
@@ -184,9 +199,9 @@ def _command_type(attributes: Attributes) -> CommandType:
 
 def _identify(attributes: Attributes, record: Record) -> tuple[str, str]:
     if attributes.id is not None:
-        return attributes.id, f"cloudevent\n{attributes.source}\n{attributes.id}"
+        return attributes.id, cloud_event_identity(attributes.source, attributes.id)
     if attributes.idempotency_key is not None:
-        return attributes.idempotency_key, f"idempotency-key\n{attributes.idempotency_key}"
+        return attributes.idempotency_key, idempotency_key_identity(attributes.idempotency_key)
     return position_of(record), position_identity(record)
 
 

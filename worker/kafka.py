@@ -71,7 +71,7 @@ async def check_cluster(settings: Settings) -> Mapping[str, TopicShape]:
     Raise BrokerUnreachableError or TopicsNotReadyError.
     """
     try:
-        if not settings.accept_at_least_once and await _is_below_4_0(settings):
+        if not settings.accept_at_least_once and await is_below_4_0(settings):
             raise TopicsNotReadyError(
                 "the broker is older than 4.0, where a takeover may publish outcomes twice: upgrade it, or set"
                 " USERTASK_ACCEPT_AT_LEAST_ONCE=true"
@@ -123,7 +123,8 @@ async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> di
     return limits
 
 
-async def _is_below_4_0(settings: Settings) -> bool:
+async def is_below_4_0(settings: Settings) -> bool:
+    """Tell whether the broker is too old. Raise KafkaError or OSError if it does not answer."""
     client = AIOKafkaClient(**client_options(settings))
     try:
         async with asyncio.timeout(settings.start_timeout_s):

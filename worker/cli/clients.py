@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import typer
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from worker.kafka import BrokerUnreachableError, TopicShape, TopicsNotReadyError, client_options, describe_topics
@@ -69,14 +70,20 @@ async def producing(settings: Settings, max_record_bytes: int) -> AsyncIterator[
 
 @asynccontextmanager
 async def reading(
-    settings: Settings, topics: Mapping[str, TopicShape], *, from_beginning: bool = False
+    settings: Settings,
+    topics: Mapping[str, TopicShape],
+    *,
+    from_beginning: bool = False,
+    group_id: str | None = None,
 ) -> AsyncIterator[Reader]:
-    """Give a `read_committed` reader of all partitions that belongs to no group and starts here and now.
+    """Give a `read_committed` reader of all partitions that joins no group and starts here and now.
 
-    Raise BrokerUnreachableError. Later outages are waited out.
+    Given a group id, it can be asked for what that group has committed. Raise BrokerUnreachableError. Later outages
+    are waited out.
     """
     reader = AIOKafkaConsumer(
         **client_options(settings),
+        group_id=group_id,
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -89,6 +96,17 @@ async def reading(
         yield reader
     finally:
         await reader.stop()
+
+
+@asynccontextmanager
+async def administering(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Give an admin client. Raise BrokerUnreachableError."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await _in_time(admin.start(), settings)
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def _in_time(starting: Awaitable[None], settings: Settings) -> None:

@@ -24,6 +24,18 @@ def print_settings(*, as_json: bool) -> None:
     Console(width=None if Console().is_terminal else 160).print(table)
 
 
+def effective_settings(settings: Settings) -> dict[str, Any]:
+    """Give every variable with its value now, secrets masked."""
+    return {f"{PREFIX}{name.upper()}": _shown(getattr(settings, name)) for name in Settings.model_fields}
+
+
+def changed_settings(settings: Settings) -> dict[str, Any]:
+    """Give those that are not at their defaults, secrets masked."""
+    rows = [_row(settings, name) for name in Settings.model_fields]
+    changed = {f"{PREFIX}{name.upper()}" for name in settings.model_fields_set}
+    return {row["variable"]: row["value"] for row in rows if row["variable"] in changed}
+
+
 def _row(settings: Settings, name: str) -> dict[str, Any]:
     field = Settings.model_fields[name]
     variable = f"{PREFIX}{name.upper()}"

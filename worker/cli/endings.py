@@ -1,4 +1,4 @@
-"""How the commands that talk to Kafka run and end: words on stderr, and one of the contract's exit codes."""
+"""How the commands that talk to Kafka or the store run and end: words on stderr, and an exit code of the contract."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 from worker.exit_codes import ExitCode
 from worker.kafka import BrokerUnreachableError, TopicsNotReadyError
 from worker.settings import Settings, SettingsError, load_settings
+from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError
 from worker.telemetry.logs import configure_logging
 
 
@@ -18,11 +19,11 @@ def exit_code_of(error: Exception) -> ExitCode | None:
     match error:
         case SettingsError():
             return ExitCode.CONFIGURATION
-        case BrokerUnreachableError():
+        case BrokerUnreachableError() | StoreUnavailableError():
             return ExitCode.UNREACHABLE
-        case TopicsNotReadyError():
+        case TopicsNotReadyError() | StoreNotReadyError():
             return ExitCode.NOT_READY
-        case KafkaError():
+        case KafkaError() | StoreError():
             return ExitCode.FAILED
         case _:
             return None

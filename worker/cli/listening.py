@@ -62,14 +62,15 @@ def _json_line(record: Record) -> str:
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": record.timestamp,
-        "key": _text_or_base64(record.key),
-        "headers": {name: _text_or_base64(value) for name, value in record.headers},
-        "value": _json_or_text(record.value),
+        "key": text_or_base64(record.key),
+        "headers": {name: text_or_base64(value) for name, value in record.headers},
+        "value": json_or_text(record.value),
     }
     return json.dumps(line)
 
 
-def _text_or_base64(raw: bytes | None) -> str | dict[str, str] | None:
+def text_or_base64(raw: bytes | None) -> str | dict[str, str] | None:
+    """Give bytes as text if they are UTF-8."""
     if raw is None:
         return None
     try:
@@ -78,13 +79,13 @@ def _text_or_base64(raw: bytes | None) -> str | dict[str, str] | None:
         return {"base64": b64encode(raw).decode()}
 
 
-def _json_or_text(raw: bytes | None) -> Any:
+def json_or_text(raw: bytes | None) -> Any:
     """Give the value as JSON if it is an object, as all outcomes are; a dead letter may be anything."""
     try:
         value = json.loads(raw or b"")
     except (ValueError, RecursionError):
         value = None
-    return value if isinstance(value, dict) else _text_or_base64(raw)
+    return value if isinstance(value, dict) else text_or_base64(raw)
 
 
 def _line_for_people(record: Record) -> str:

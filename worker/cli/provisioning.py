@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,17 +10,15 @@ import typer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from worker.cli.clients import reach
+from worker.cli.clients import administering, reach
 from worker.cli.endings import perform
 from worker.exit_codes import ExitCode
 from worker.kafka import (
     DEAD_LETTER_HEADROOM_BYTES,
     RECORD_OVERHEAD_BYTES,
-    BrokerUnreachableError,
     TopicShape,
     TopicsNotReadyError,
     check_cluster,
-    client_options,
     rejection_bytes_max,
     topic_names,
 )
@@ -63,7 +60,7 @@ async def _provision(settings: Settings, plan: Plan, *, as_json: bool) -> ExitCo
 
 async def make_topics(settings: Settings, plan: Plan, existing: Shapes) -> Shapes:
     """Make the topics that are missing, the dead letter topic last, since it follows the commands topic's shape."""
-    async with _admin(settings) as admin:
+    async with administering(settings) as admin:
         *others, dead_letters = topic_names(settings)
         new = [_new_topic(settings, plan, name) for name in others if name not in existing]
         await _create(admin, new)
@@ -134,21 +131,6 @@ async def _seen(settings: Settings, *names: str, dead_letter_partitions: int = 0
         if asyncio.get_running_loop().time() > deadline:
             raise TopicsNotReadyError("the topics were created, but the brokers do not show them")
         await asyncio.sleep(_POLL_INTERVAL_S)
-
-
-@asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    try:
-        async with asyncio.timeout(settings.start_timeout_s):
-            await admin.start()
-    except (KafkaError, OSError) as error:
-        await admin.close()
-        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}") from error
-    try:
-        yield admin
-    finally:
-        await admin.close()
 
 
 def _tell_of_other_partitions(settings: Settings, plan: Plan, before: Shapes, after: Shapes) -> None:

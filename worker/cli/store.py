@@ -61,14 +61,14 @@ async def _migrate(settings: "Settings") -> str:
         return "A SQLite file needs no migration by hand: `run` makes it, and brings it up to date."
     migrate_postgres = _postgres().migrate
     url = settings.store_url.get_secret_value()
-    versions = await _within(settings.start_timeout_s, lambda: migrate_postgres(url))
+    versions = await within(settings.start_timeout_s, lambda: migrate_postgres(url))
     return f"Applied: {', '.join(map(str, versions))}." if versions else "The schema is up to date."
 
 
 async def _prune(settings: "Settings", older_than_days: float) -> str:
     store = _store(settings)
     try:
-        await _within(settings.start_timeout_s, store.open)
+        await within(settings.start_timeout_s, store.open)
         return f"Forgot {await _prune_all(store, older_than_days)} outcomes."
     finally:
         await store.close()
@@ -76,14 +76,18 @@ async def _prune(settings: "Settings", older_than_days: float) -> str:
 
 async def _prune_all(store: "Store", older_than_days: float) -> int:
     """Go in steps: one long transaction would hold up the workers."""
+    from worker.cli.tables import progressing  # noqa: PLC0415 - kept out of --help
+
     decided_before_ms = time.time_ns() // 1_000_000 - int(older_than_days * _MS_PER_DAY)
     total = 0
-    while count := await store.prune(decided_before_ms, _PRUNE_STEP):
-        total += count
+    with progressing("forgetting", total=None) as advance:
+        while count := await store.prune(decided_before_ms, _PRUNE_STEP):
+            total += count
+            advance(count)
     return total
 
 
-async def _within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+async def within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Repeat the work until the store answers. Raise StoreUnavailableError if it does not, in all that time."""
     from worker.stores.port import StoreUnavailableError  # noqa: PLC0415 - kept out of --help
 

@@ -1,0 +1,117 @@
+"""All that has to be true before a worker runs, looked at one by one: a broken thing does not hide the next."""
+
+import json
+from dataclasses import asdict
+from typing import Final
+
+import typer
+from aiokafka.errors import KafkaError
+
+from worker.cli.clients import administering
+from worker.cli.configuration import changed_settings, effective_settings
+from worker.cli.endings import perform
+from worker.cli.looking import make_lookup
+from worker.cli.rights import try_rights
+from worker.cli.tables import for_people, print_table
+from worker.cli.topic_checks import ClusterFacts, Finding, bad, check_limits, check_topics, good, read_facts
+from worker.exit_codes import ExitCode
+from worker.kafka import BrokerUnreachableError, is_below_4_0, topic_names
+from worker.settings import Settings
+from worker.stores.lookup import Lookup
+from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError
+
+_COLUMNS: Final = ("check", "result", "detail")
+_WITHOUT_BROKER: Final = ("broker version", "timeouts", "topics", "rights")
+
+
+def run_checks(*, as_json: bool) -> ExitCode:
+    """Print a line for each check. Raise SettingsError if not even the settings can be read."""
+    return perform(lambda settings: _run_checks(settings, as_json=as_json))
+
+
+async def _run_checks(settings: Settings, *, as_json: bool) -> ExitCode:
+    findings = [_settings(settings)]
+    facts, of_broker = await _broker(settings)
+    findings += of_broker
+    if facts is not None:
+        of_topics = check_topics(settings, facts)
+        limits = check_limits(settings, facts)
+        findings += [*limits, *of_topics]
+        # a topic that does not work would only look like one without rights
+        usable = {name for name, one in zip(topic_names(settings), of_topics, strict=True) if one.result == "ok"}
+        findings += await try_rights(settings, usable, may_transact=all(one.result == "ok" for one in limits))
+    findings.append(await _store(settings, facts))
+    _print(settings, findings, as_json=as_json)
+    return exit_code_of_findings(findings)
+
+
+def exit_code_of_findings(findings: list[Finding]) -> ExitCode:
+    """Give the code of the contract: what does not answer goes before what does not fit."""
+    red = [finding for finding in findings if finding.result == "red"]
+    if any(finding.is_unreachable for finding in red):
+        return ExitCode.UNREACHABLE
+    return ExitCode.NOT_READY if red else ExitCode.DONE
+
+
+def _settings(settings: Settings) -> Finding:
+    changed = ", ".join(f"{name}={value}" for name, value in changed_settings(settings).items())
+    return good("settings", changed or "all at their defaults")
+
+
+async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding]]:
+    skipped = [Finding(name, "skipped", "the broker does not answer") for name in _WITHOUT_BROKER]
+    try:
+        async with administering(settings) as admin:
+            facts = await read_facts(admin, settings)
+        is_old = await is_below_4_0(settings)
+    except BrokerUnreachableError as error:
+        return None, [bad("broker", str(error), is_unreachable=True), *skipped]
+    except (KafkaError, OSError) as error:
+        words = f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}"
+        return None, [bad("broker", words, is_unreachable=True), *skipped]
+    return facts, [good("broker", f"{settings.kafka_bootstrap_servers} answers"), _version(settings, is_old=is_old)]
+
+
+def _version(settings: Settings, *, is_old: bool) -> Finding:
+    if not is_old:
+        return good("broker version", "4.0 or newer")
+    if settings.accept_at_least_once:
+        return good("broker version", "older than 4.0, accepted: a takeover may publish outcomes twice")
+    return bad("broker version", "older than 4.0; upgrade it, or set USERTASK_ACCEPT_AT_LEAST_ONCE=true")
+
+
+async def _store(settings: Settings, facts: ClusterFacts | None) -> Finding:
+    path = settings.sqlite_path
+    if path is not None and not path.exists():
+        # the first `run` makes it
+        return good("store", f"{path} is not there yet: `run` makes it")
+    lookup = make_lookup(settings)
+    try:
+        await lookup.open()
+        return await _seen_partitions(lookup, settings, facts)
+    except StoreUnavailableError as error:
+        return bad("store", str(error), is_unreachable=True)
+    except StoreNotReadyError as error:
+        return bad("store", str(error))
+    except StoreError as error:
+        return bad("store", f"{type(error).__name__}: {error}")
+    finally:
+        await lookup.close()
+
+
+async def _seen_partitions(lookup: Lookup, settings: Settings, facts: ClusterFacts | None) -> Finding:
+    topic = settings.commands_topic
+    seen = max(await lookup.partitions(topic), default=-1) + 1
+    count = facts.topics[topic].partitions if facts is not None and topic in facts.topics else seen
+    if seen > count:
+        return bad("store", f"it has seen {seen} partitions of {topic}, which has {count}: the topic was recreated")
+    return good("store", "it answers, and its schema is this release's")
+
+
+def _print(settings: Settings, findings: list[Finding], *, as_json: bool) -> None:
+    if for_people(as_json=as_json):
+        print_table(_COLUMNS, [(one.name, one.result, one.detail) for one in findings], styled_by=1)
+        return
+    checks = [{name: asdict(one)[name] for name in ("name", "result", "detail")} for one in findings]
+    ok = exit_code_of_findings(findings) is ExitCode.DONE
+    typer.echo(json.dumps({"ok": ok, "settings": effective_settings(settings), "checks": checks}))

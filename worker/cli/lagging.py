@@ -1,0 +1,143 @@
+"""What is still to do: Kafka's offsets beside the store's, for each partition. Joins no group, and writes nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import typer
+from aiokafka import TopicPartition
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.errors import KafkaError
+
+from worker.cli.clients import administering, reach, reading
+from worker.cli.endings import perform
+from worker.cli.looking import looking
+from worker.cli.tables import for_people, print_table
+from worker.exit_codes import ExitCode
+from worker.kafka import TopicShape
+from worker.settings import Settings
+from worker.stores.port import PartitionRow
+
+_COLUMNS: Final = (
+    "partition",
+    "end",
+    "applied",
+    "published",
+    "committed",
+    "lag",
+    "unpublished",
+    "owner",
+    "publisher",
+    "member",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offsets:
+    """What Kafka knows of a partition; `end` is that of committed records."""
+
+    beginning: int
+    end: int
+    committed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Who holds a partition in the consumer group, in the coordinator's words."""
+
+    member_id: str
+    client_id: str
+    client_host: str
+
+
+def print_lag(*, as_json: bool) -> ExitCode:
+    """Print the lag.
+
+    Raise SettingsError, BrokerUnreachableError, TopicsNotReadyError, StoreUnavailableError or StoreNotReadyError.
+    """
+    return perform(lambda settings: _print_lag(settings, as_json=as_json))
+
+
+async def _print_lag(settings: Settings, *, as_json: bool) -> ExitCode:
+    topic = settings.commands_topic
+    shape = (await reach(settings, topic))[topic]
+    # the store first: what has been applied by then is before the ends that are read afterwards
+    async with looking(settings) as lookup:
+        rows = await lookup.partitions(topic)
+    offsets = await _offsets(settings, shape)
+    members = await _members(settings)
+    partitions = [
+        line_of(number, offsets.get(number), rows.get(number), members.get(number))
+        for number in sorted({*offsets, *rows})
+    ]
+    _print(settings, partitions, as_json=as_json)
+    return ExitCode.DONE
+
+
+async def _offsets(settings: Settings, shape: TopicShape) -> dict[int, Offsets]:
+    topic = settings.commands_topic
+    partitions = [TopicPartition(topic, number) for number in range(shape.partitions)]
+    async with reading(settings, {topic: shape}, group_id=settings.group_id) as reader:
+        beginnings = await reader.beginning_offsets(partitions)
+        committed = {one: await reader.committed(one) for one in partitions}
+        ends = await reader.end_offsets(partitions)
+    return {
+        one.partition: Offsets(beginning=beginnings[one], end=ends[one], committed=committed[one]) for one in partitions
+    }
+
+
+async def _members(settings: Settings) -> dict[int, Member]:
+    """Ask the coordinator who holds what; where it does not say, the rest is worth printing."""
+    try:
+        async with administering(settings) as admin:
+            answers: list[Any] = await admin.describe_consumer_groups([settings.group_id])
+    except KafkaError as error:
+        typer.echo(f"the group's members are not known: {type(error).__name__}", err=True)
+        return {}
+    return {
+        partition: Member(member_id=member_id, client_id=client_id, client_host=client_host.removeprefix("/"))
+        for answer in answers
+        for _, _, _, _, _, group_members, *_ in answer.groups
+        for member_id, client_id, client_host, _, assignment in group_members
+        for topic, partition in _assigned(assignment)
+        if topic == settings.commands_topic
+    }
+
+
+def _assigned(assignment: bytes) -> list[TopicPartition]:
+    """Read a member's assignment; it has none while the group rebalances."""
+    return ConsumerProtocolMemberAssignment.decode(assignment).partitions() if assignment else []
+
+
+def line_of(partition: int, offsets: Offsets | None, row: PartitionRow | None, member: Member | None) -> dict[str, Any]:
+    """Put together what is known of one partition; the lag is what is not committed yet as published."""
+    applied = row.applied if row else None
+    published = row.published if row else None
+    done = None if offsets is None else offsets.beginning if offsets.committed is None else offsets.committed
+    return {
+        "partition": partition,
+        "end": offsets and offsets.end,
+        "applied": applied,
+        "published": published,
+        "committed": offsets and offsets.committed,
+        "lag": None if offsets is None or done is None else max(offsets.end - done, 0),
+        "unpublished": None if applied is None or done is None else max(applied - done, 0),
+        "owner": row and row.owner,
+        "publisher": row and row.publisher,
+        "member": member and {"memberId": member.member_id, "clientId": member.client_id, "host": member.client_host},
+    }
+
+
+def _print(settings: Settings, partitions: list[dict[str, Any]], *, as_json: bool) -> None:
+    total = {name: sum(one[name] or 0 for one in partitions) for name in ("lag", "unpublished")}
+    if not for_people(as_json=as_json):
+        about = {"group": settings.group_id, "topic": settings.commands_topic}
+        typer.echo(json.dumps(about | {"partitions": partitions, "total": total}))
+        return
+    rows = [[_cell(one[column]) for column in _COLUMNS] for one in partitions]
+    print_table(_COLUMNS, [*rows, [str(({"partition": "total"} | total).get(column, "")) for column in _COLUMNS]])
+
+
+def _cell(value: object) -> object:
+    return f"{value['clientId']}@{value['host']}" if isinstance(value, Mapping) else value

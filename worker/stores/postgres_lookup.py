@@ -1,0 +1,102 @@
+"""Looking things up in PostgreSQL: one connection, on which nothing can be written."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import asyncpg
+
+from worker.lifecycle import StoredTask
+from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
+from worker.stores.port import PartitionRow, StoreUnavailableError
+from worker.stores.postgres_errors import DRIVER_ERRORS, errors_mapped
+from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, setup_errors_mapped
+from worker.stores.postgres_sql import TASK
+from worker.stores.rows import task_from_row
+
+_STATEMENT_TIMEOUT_S: Final = 10
+_CLIENT_PATIENCE_S: Final = 5
+"""By how much longer than the server the client waits: the server's answer says more than silence."""
+
+_PARTITIONS: Final = "SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = $1"
+_OUTCOMES: Final = f"SELECT {OUTCOME_COLUMNS} FROM outcomes o JOIN partitions p ON p.id = o.partition_id"  # noqa: S608 - a constant
+_OF_KEY: Final = f"{_OUTCOMES} WHERE o.command_key = $1"
+_AT: Final = f'{_OUTCOMES} WHERE p.topic = $1 AND p.partition = $2 AND o."offset" = $3'
+_OF_ID: Final = f"{_OUTCOMES} WHERE o.command_id = $1 ORDER BY o.decided_at_ms DESC LIMIT $2"
+
+
+class PostgresLookup:
+    """A `Lookup` in a PostgreSQL database."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._settings = {
+            "application_name": "user-task-worker lookup",
+            "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
+            "default_transaction_read_only": "on",
+        }
+        self._connection: Any = None
+
+    async def open(self) -> None:
+        if self._connection is not None:
+            return
+        with setup_errors_mapped():
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=_STATEMENT_TIMEOUT_S + _CLIENT_PATIENCE_S,
+                server_settings=self._settings,
+            )
+            try:
+                await check_schema(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*DRIVER_ERRORS):
+                await connection.close(timeout=CONNECT_TIMEOUT_S)
+            connection.terminate()
+
+    async def task(self, user_task_key: int) -> StoredTask | None:
+        rows = await self._fetch(TASK, user_task_key)
+        return task_from_row(rows[0]) if rows else None
+
+    async def partitions(self, topic: str) -> Mapping[int, PartitionRow]:
+        return {
+            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
+            for partition, owner, publisher, applied, published in await self._fetch(_PARTITIONS, topic)
+        }
+
+    async def outcome_of(self, command_key: bytes) -> Recorded | None:
+        return _first(await self._fetch(_OF_KEY, command_key))
+
+    async def outcome_at(self, topic: str, partition: int, offset: int) -> Recorded | None:
+        return _first(await self._fetch(_AT, topic, partition, offset))
+
+    async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
+        with errors_mapped():
+            try:
+                async with self._opened().transaction(readonly=True):
+                    await self._opened().execute(f"SET LOCAL statement_timeout = {round(timeout_s * 1000)}")
+                    rows = await self._opened().fetch(_OF_ID, command_id, limit, timeout=timeout_s + _CLIENT_PATIENCE_S)
+            except asyncpg.QueryCanceledError:
+                raise StoreUnavailableError(too_slow(timeout_s)) from None
+        return [recorded_from_row(row) for row in rows]
+
+    async def _fetch(self, statement: str, *parameters: object) -> list[Any]:
+        with errors_mapped():
+            rows: list[Any] = await self._opened().fetch(statement, *parameters)
+        return rows
+
+    def _opened(self) -> Any:
+        if self._connection is None:
+            raise StoreUnavailableError("the PostgreSQL store is not open")
+        return self._connection
+
+
+def _first(rows: Sequence[Any]) -> Recorded | None:
+    return recorded_from_row(rows[0]) if rows else None
