@@ -22,14 +22,16 @@ MAX_COPIED_BYTES: Final = 64 * 1024
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
 CORRELATION_HEADERS: Final = ("kafka_correlationId", "REPLY_CORRELATION_ID", "correlation_id")
 _COPIED_HEADERS: Final = TRACE_HEADERS + CORRELATION_HEADERS
-_BINARY_MODE_HEADERS: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
+_BINARY_MODE_ORDER: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
+_BINARY_MODE_HEADERS: Final = frozenset(_BINARY_MODE_ORDER)
+_SPEC_VERSION: Final = SPEC_VERSION.encode()
 
 
 class EnvelopeError(ValueError):
     """The headers or the envelope break the rules. The text says which rule and never repeats a value."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Attributes:
     """The CloudEvents attributes of a command that matter to the worker; None where absent."""
 
@@ -64,16 +66,17 @@ def is_structured(headers: Mapping[str, bytes]) -> bool:
 
 def attributes_from_headers(headers: Mapping[str, bytes]) -> Attributes:
     """Read binary mode or plain JSON. Raise EnvelopeError if a header is missing or breaks its rule."""
-    present = [name for name in _BINARY_MODE_HEADERS if name in headers]
-    missing = [name for name in _BINARY_MODE_HEADERS if name not in headers]
-    if present and missing:
-        raise EnvelopeError(f"CloudEvents binary mode needs the header {missing[0]}.")
-    if present and headers["ce_specversion"] != SPEC_VERSION.encode():
+    if _BINARY_MODE_HEADERS.isdisjoint(headers):
+        return Attributes(correlation_id=correlation_from_headers(headers), idempotency_key=idempotency_key(headers))
+    for name in _BINARY_MODE_ORDER:
+        if name not in headers:
+            raise EnvelopeError(f"CloudEvents binary mode needs the header {name}.")
+    if headers["ce_specversion"] != _SPEC_VERSION:
         raise EnvelopeError("ce_specversion is not 1.0.")
     return Attributes(
         id=_identifier("ce_id", headers),
         source=_identifier("ce_source", headers),
-        type=_utf8("ce_type", headers["ce_type"]) if present else None,
+        type=_utf8("ce_type", headers["ce_type"]),
         correlation_id=correlation_from_headers(headers),
         idempotency_key=idempotency_key(headers),
     )
@@ -86,8 +89,11 @@ def correlation_from_headers(headers: Mapping[str, bytes]) -> str | None:
 
 def idempotency_key(headers: Mapping[str, bytes]) -> str | None:
     """Read `idempotency-key`, which may be longer where a redrive wrote it."""
-    redriven = headers.get(IDEMPOTENCY_KEY, b"").startswith(REDRIVE_KEY_PREFIX.encode())
-    return _identifier(IDEMPOTENCY_KEY, headers, MAX_REDRIVE_KEY_CHARS if redriven else MAX_ID_CHARS)
+    key = headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    max_chars = MAX_REDRIVE_KEY_CHARS if key.startswith(REDRIVE_KEY_PREFIX.encode()) else MAX_ID_CHARS
+    return _checked(IDEMPOTENCY_KEY, _utf8(IDEMPOTENCY_KEY, key), max_chars)
 
 
 def attributes_from_envelope(envelope: Mapping[str, Any], headers: Mapping[str, bytes]) -> Attributes:
@@ -106,9 +112,9 @@ def attributes_from_envelope(envelope: Mapping[str, Any], headers: Mapping[str, 
     )
 
 
-def _identifier(name: str, headers: Mapping[str, bytes], max_chars: int = MAX_ID_CHARS) -> str | None:
+def _identifier(name: str, headers: Mapping[str, bytes]) -> str | None:
     raw = headers.get(name)
-    return None if raw is None else _checked(name, _utf8(name, raw), max_chars)
+    return None if raw is None else _checked(name, _utf8(name, raw))
 
 
 def _utf8(name: str, raw: bytes) -> str:

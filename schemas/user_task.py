@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -105,6 +106,7 @@ def write_instant(instant: datetime) -> str:
     return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@lru_cache(maxsize=1024)
 def write_instant_ms(instant_ms: int) -> str:
     """Write milliseconds since 1970 in RFC 3339, in UTC, with milliseconds."""
     seconds, millis = divmod(instant_ms, 1000)

@@ -51,7 +51,8 @@ _LEAVE_TIMEOUT_S: Final = 5
 _REBALANCE_TIMEOUT_S: Final = 30
 _POLL_INTERVAL_MAX_S: Final = 600
 _FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
-_PARTITION_FETCH_BYTES_MAX: Final = 1024 * 1024
+_PARTITION_FETCH_BYTES_MAX: Final = 128 * 1024
+"""Small, so that a batch has records of several partitions: one alone would be published batch by batch."""
 _HEARTBEATS_PER_SESSION: Final = 10
 
 

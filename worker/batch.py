@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import structlog
 
+from schemas.cloudevents import MAX_COPIED_BYTES
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
 from worker.decoder import (
     InvalidArgument,
@@ -19,12 +20,14 @@ from worker.decoder import (
 )
 from worker.encoder import Encoder, OutgoingRecord, own_headers
 from worker.lifecycle import Refusal, StoredTask, Transition, decide
-from worker.stores.port import Changes, EarlierOutcome, Outcome, Snapshot
+from worker.stores.port import Changes, Outcome, Snapshot
 from worker.telemetry.defects import where
 
 log = structlog.stdlib.get_logger(__name__)
 
 ACCEPTED: Final = 204
+_HEADERS_BYTES_MAX: Final = 2 * MAX_COPIED_BYTES
+"""More than the headers of an event or a rejection ever have: those that are copied, and ids of bounded length."""
 _INTERNAL: Final = Refusal(problem=Problem.INTERNAL, detail="The worker failed on this command; nothing was applied.")
 _REUSED: Final = Refusal(problem=Problem.COMMAND_ID_REUSED, detail="This command id was used for another command.")
 _INVALID: Final = Refusal(
@@ -37,6 +40,11 @@ class Broken:
     """A record on which the worker failed, by a defect of its own: answered with 500 and a dead letter."""
 
     received: Received
+
+    @property
+    def record(self) -> Record:
+        """Give the record."""
+        return self.received.record
 
 
 Decoded = Readable | Unreadable | Broken
@@ -68,7 +76,7 @@ class _Working:
     """The tasks and command ids as the commands so far have left them."""
 
     tasks: dict[int, StoredTask]
-    seen: dict[bytes, EarlierOutcome]
+    fingerprints: dict[bytes, bytes]
     changes: Changes
     report: Report
     now_ms: int
@@ -123,7 +131,7 @@ class Batch:
     def decide(self, snapshot: Snapshot, now_ms: int) -> Changes:
         """Decide every command in record order, each on what those before it left."""
         self.report = Report()
-        working = _Working(dict(snapshot.tasks), dict(snapshot.outcomes), Changes(), self.report, now_ms)
+        working = _Working(dict(snapshot.tasks), dict(snapshot.fingerprints), Changes(), self.report, now_ms)
         for command in self.commands:
             match command:
                 case Broken():
@@ -143,8 +151,8 @@ class Batch:
 
     def _decide_readable(self, working: _Working, command: Readable) -> None:
         """Check in the contract's order: command id, shape, existence and state, size."""
-        earlier = working.seen.get(command.command_key)
-        if earlier is not None and earlier.fingerprint == command.fingerprint:
+        earlier = working.fingerprints.get(command.command_key)
+        if earlier == command.fingerprint:
             working.report.duplicates += 1
         elif earlier is not None:
             self._refuse(working, command, _REUSED)
@@ -162,7 +170,7 @@ class Batch:
 
     def _accept(self, working: _Working, command: Readable, transition: Transition) -> None:
         event = self._encoder.event(command, transition, working.now_ms)
-        if event.size_bytes > self._limits.event_bytes:
+        if _may_exceed(event, self._limits.event_bytes) and event.size_bytes > self._limits.event_bytes:
             detail = f"The event would have more than {self._limits.event_bytes} bytes."
             self._refuse(working, command, Refusal(problem=Problem.TOO_LARGE, detail=detail))
             return
@@ -174,7 +182,8 @@ class Batch:
 
     def _refuse(self, working: _Working, received: Received, refusal: Refusal) -> None:
         rejection = self._encoder.rejection(received, refusal, working.now_ms)
-        too_large = rejection.wire_bytes > self._limits.rejection_bytes
+        limit = self._limits.rejection_bytes
+        too_large = _may_exceed(rejection, limit) and rejection.wire_bytes > limit
         records = [rejection._replace(key=None) if too_large else rejection]
         if refusal.problem in DEAD_LETTERED:
             dead_letter = self._encoder.dead_letter(received, refusal, working.now_ms)
@@ -189,7 +198,12 @@ class Batch:
     def _record(working: _Working, outcome: Outcome) -> None:
         working.changes.outcomes.append(outcome)
         if outcome.command_key is not None and outcome.fingerprint is not None:
-            working.seen[outcome.command_key] = EarlierOutcome(fingerprint=outcome.fingerprint)
+            working.fingerprints[outcome.command_key] = outcome.fingerprint
+
+
+def _may_exceed(record: OutgoingRecord, max_bytes: int) -> bool:
+    """Tell whether it is worth while to add up a record's headers."""
+    return len(record.key or b"") + len(record.value or b"") + _HEADERS_BYTES_MAX > max_bytes
 
 
 def _fitting(dead_letter: OutgoingRecord, max_bytes: int) -> OutgoingRecord:

@@ -16,7 +16,7 @@ from aiokafka.errors import (
 )
 
 from worker.backoff import Backoff
-from worker.decoder import Record
+from worker.batch import Decoded
 from worker.poller import Poller
 from worker.prober import Prober
 from worker.processor import Processor
@@ -92,6 +92,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             if self._session is None and self._assigned is not None and self._backoff.is_due:
                 await self._take_over()
             await self._turn()
+        await self._parts.poller.settle()
 
     async def close(self) -> None:
         """End the session if it has not ended yet, so that nothing of it lives on."""
@@ -160,7 +161,7 @@ class CommandConsumer(ConsumerRebalanceListener):
     async def _turn(self) -> None:
         session = self._session
         try:
-            records = await self._parts.poller.poll(self._assigned or ())
+            commands = await self._parts.poller.poll(self._assigned or ())
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
             await self._lose_session(session, error)
         except ConsumerStoppedError:
@@ -175,7 +176,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             await asyncio.sleep(_TICK_S)  # getmany raises at once, again and again
         else:
             self._poll_failure = None
-            await self._process(session, records)
+            await self._process(session, commands)
 
     async def _rewind(self, session: Session | None) -> None:
         """Set the positions anew: a poll that raises has dropped the records of other partitions, read before."""
@@ -184,19 +185,19 @@ class CommandConsumer(ConsumerRebalanceListener):
                 for partition, held in session.held.items():
                     self._consumer.seek(TopicPartition(self._topic, partition), held.applied)
 
-    async def _process(self, session: Session | None, records: list[Record]) -> None:
+    async def _process(self, session: Session | None, commands: list[Decoded]) -> None:
         async with self._processing:
             if session is None or session is not self._session:
                 return  # the position was or will be set anew
             try:
-                await self._process_held(session, records)
+                await self._process_held(session, commands)
             except _EXPECTED as error:
                 await self._lose_session(session, error)
 
-    async def _process_held(self, session: Session, records: list[Record]) -> None:
+    async def _process_held(self, session: Session, commands: list[Decoded]) -> None:
         session.raise_if_lost()
-        if records:
-            await self._parts.processor.process(session, records)
+        if commands:
+            await self._parts.processor.process(session, commands)
             self._parts.prober.seen()
         elif session.idle and self._parts.prober.is_due:
             await self._note_published(session)

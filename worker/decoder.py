@@ -24,6 +24,7 @@ from schemas.problem import MAX_ERRORS, MAX_POINTER_CHARS, FieldError
 from schemas.user_task import read_user_task_key, user_task_key_of
 from worker.strict_json import MAX_DEPTH, NotStrictJsonError, read_object
 
+_COMMAND_TYPES: Final = {kind.value: kind for kind in CommandType}
 _MAP_KEY_PARTS: Final = 3
 _FRAGMENT_SAFE: Final = "!$&'()*+,;=:@?"  # RFC 3986: what a fragment may hold besides letters, digits, "-._~" and "/"
 
@@ -47,7 +48,7 @@ class Record(Protocol):
     def headers(self) -> Sequence[Header]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Received:
     """What is known of any record, readable or not."""
 
@@ -71,7 +72,7 @@ class Received:
         return position_identity(self.record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Unreadable(Received):
     """A record that is no readable command. It occupies no command id."""
 
@@ -87,7 +88,7 @@ class InvalidArgument:
     error_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Readable(Received):
     """A readable command: it occupies its command id, whatever becomes of it."""
 
@@ -191,10 +192,10 @@ def _read(record: Record, headers: Mapping[str, bytes]) -> tuple[Attributes, dic
 
 
 def _command_type(attributes: Attributes) -> CommandType:
-    try:
-        return CommandType(attributes.type) if attributes.type is not None else CommandType.COMPLETE
-    except ValueError:
-        raise EnvelopeError("The type is none of the commands' types.") from None
+    command_type = CommandType.COMPLETE if attributes.type is None else _COMMAND_TYPES.get(attributes.type)
+    if command_type is None:
+        raise EnvelopeError("The type is none of the commands' types.")
+    return command_type
 
 
 def _identify(attributes: Attributes, record: Record) -> tuple[str, str]:

@@ -19,6 +19,9 @@ from worker.strict_json import write
 ID_NAMESPACE: Final = UUID("6b1a3f0e-7d0c-5e2b-9a55-3f6f0c1d2e4b")
 """The namespace of outgoing `ce_id`s. Never to be changed: a republished record must carry the same id."""
 
+_ID_NAMESPACE: Final = ID_NAMESPACE.bytes
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+
 _OWN_IDENTITY: Final = frozenset({Problem.MALFORMED_COMMAND, Problem.COMMAND_ID_REUSED, Problem.INTERNAL})
 """Rejections that belong to a position rather than to a command id, and so may come several times for one."""
 
@@ -34,6 +37,14 @@ _ENDED_AT: Final = {UserTaskState.COMPLETED: "completedAt", UserTaskState.CANCEL
 
 
 _HEADER_OVERHEAD_BYTES: Final = 10
+
+# headers that are the same for every command, written once
+_SPEC_VERSION: Final[Header] = ("ce_specversion", SPEC_VERSION.encode())
+_TYPES: Final[Mapping[EventType, Header]] = {kind: ("ce_type", kind.encode()) for kind in EventType}
+_CONTENT_TYPES: Final[Mapping[EventType, Header]] = {
+    kind: (CONTENT_TYPE, (PROBLEM_CONTENT_TYPE if kind is EventType.REJECTED else JSON_CONTENT_TYPE).encode())
+    for kind in EventType
+}
 
 
 class OutgoingRecord(NamedTuple):
@@ -86,8 +97,10 @@ def unpack(packed: bytes) -> list[OutgoingRecord]:
 
 def outgoing_id(identity: str, event_type: EventType) -> str:
     """Give the `ce_id` of an outgoing record: a UUIDv5 of the command's id and the record's kind (RFC 9562)."""
-    digest = sha1(ID_NAMESPACE.bytes + f"{identity}\n{event_type}".encode(), usedforsecurity=False).digest()
-    return str(UUID(bytes=digest[:16], version=5))
+    name = _ID_NAMESPACE + f"{identity}\n{event_type}".encode()
+    text = sha1(name, usedforsecurity=False).hexdigest()
+    # what str(UUID(bytes=..., version=5)) gives, at a fifth of the cost
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 class Encoder:
@@ -95,12 +108,14 @@ class Encoder:
 
     def __init__(self, destinations: Destinations) -> None:
         self._to = destinations
+        self._source: Header = ("ce_source", destinations.event_source.encode())
 
     def event(self, received: Readable, transition: Transition, now_ms: int) -> OutgoingRecord:
         """Write the event of an accepted command (contract, Events)."""
-        task, to = transition.task, self._to
+        task = transition.task
+        key = str(task.user_task_key)
         body: dict[str, Any] = {
-            "userTaskKey": str(task.user_task_key),
+            "userTaskKey": key,
             "state": task.state,
             "action": transition.action,
             "variables": transition.variables,
@@ -110,14 +125,14 @@ class Encoder:
         }
         if task.ended_at_ms is not None:
             body[_ENDED_AT[task.state]] = write_instant_ms(task.ended_at_ms)
-        headers = self._headers(received, received.identity, transition.event_type, task.user_task_key, now_ms)
-        key = str(task.user_task_key).encode()
-        return OutgoingRecord(to.events_topic, key, write(body | dict(task.attributes)), headers, now_ms)
+        headers = self._headers(received, received.identity, transition.event_type, key, now_ms)
+        value = _joined(write(body), task.attributes.encode())
+        return OutgoingRecord(self._to.events_topic, key.encode(), value, headers, now_ms)
 
     def rejection(self, received: Received, refusal: Refusal, now_ms: int) -> OutgoingRecord:
         """Write the RFC 9457 problem detail of a refused command (contract, Rejections)."""
         readable = received if isinstance(received, Readable) else None
-        key = readable.user_task_key if readable else None
+        key = None if readable is None or readable.user_task_key is None else str(readable.user_task_key)
         status, title = PROBLEMS[refusal.problem]
         body: dict[str, Any] = {
             "type": problem_type(self._to.problem_type_base, refusal.problem),
@@ -125,7 +140,7 @@ class Encoder:
             "status": status,
             "detail": refusal.detail,
             "instance": f"/{received.position}",
-            "userTaskKey": None if key is None else str(key),
+            "userTaskKey": key,
             "commandId": received.command_id,
             "commandType": readable and readable.command_type,
             "currentState": refusal.current_state,
@@ -133,7 +148,7 @@ class Encoder:
         }
         identity = received.position_identity if refusal.problem in _OWN_IDENTITY else received.identity
         headers = self._headers(received, identity, EventType.REJECTED, key, now_ms)
-        record_key = received.record.key if key is None else str(key).encode()
+        record_key = received.record.key if key is None else key.encode()
         value = write({name: member for name, member in body.items() if member is not None})
         return OutgoingRecord(self._to.rejections_topic, record_key, value, headers, now_ms)
 
@@ -159,22 +174,25 @@ class Encoder:
         return OutgoingRecord(self._to.dead_letters_topic, record.key, record.value, headers, timestamp_ms, partition)
 
     def _headers(
-        self, received: Received, identity: str, event_type: EventType, user_task_key: int | None, now_ms: int
+        self, received: Received, identity: str, event_type: EventType, subject: str | None, now_ms: int
     ) -> tuple[Header, ...]:
-        is_rejection = event_type is EventType.REJECTED
-        attributes = {
-            "ce_specversion": SPEC_VERSION,
-            "ce_id": outgoing_id(identity, event_type),
-            "ce_source": self._to.event_source,
-            "ce_type": event_type,
-            "ce_time": write_instant_ms(now_ms),
-            "ce_subject": None if user_task_key is None else str(user_task_key),
-            "ce_causationid": received.command_id,
-            "ce_correlationid": received.correlation_id,
-            CONTENT_TYPE: PROBLEM_CONTENT_TYPE if is_rejection else JSON_CONTENT_TYPE,
-        }
-        written = tuple((name, value.encode()) for name, value in attributes.items() if value is not None)
-        return written + received.copied
+        return (
+            _SPEC_VERSION,
+            ("ce_id", outgoing_id(identity, event_type).encode()),
+            self._source,
+            _TYPES[event_type],
+            ("ce_time", write_instant_ms(now_ms).encode()),
+            *(() if subject is None else (("ce_subject", subject.encode()),)),
+            ("ce_causationid", received.command_id.encode()),
+            ("ce_correlationid", received.correlation_id.encode()),
+            _CONTENT_TYPES[event_type],
+            *received.copied,
+        )
+
+
+def _joined(one: bytes, other: bytes) -> bytes:
+    """Make one JSON object of two that are not empty and have no member in common."""
+    return one[:-1] + b"," + other[1:]
 
 
 def _errors(readable: Readable | None, refusal: Refusal) -> Mapping[str, Any]:

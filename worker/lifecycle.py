@@ -10,13 +10,14 @@ it stands and the instant of the decision, and gets a value back. An expected no
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from schemas.commands import CancelUserTask, Command, CompleteUserTask, CreateUserTask
 from schemas.events import EventType
 from schemas.problem import Problem
 from schemas.user_task import UserTaskState
+from worker.strict_json import write
 
 CREATED, COMPLETED, CANCELED = UserTaskState.CREATED, UserTaskState.COMPLETED, UserTaskState.CANCELED
 
@@ -33,7 +34,7 @@ STATE_AFTER: Final[Mapping[EventType, UserTaskState]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class StoredTask:
     """A user task as it stands in the store."""
 
@@ -41,8 +42,8 @@ class StoredTask:
     state: UserTaskState
     version: int
     """The number of its transitions so far."""
-    attributes: Mapping[str, Any]
-    """The JSON members that the create command gave, defaults included."""
+    attributes: str
+    """A JSON object of what the create command said of the task, defaults included. Never empty."""
     variables: Mapping[str, Any]
     """All variables: those of create, with those of complete merged in by name."""
     created_at_ms: int
@@ -50,7 +51,7 @@ class StoredTask:
     """When it was completed or canceled; milliseconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Transition:
     """A command was accepted: the task afterwards, and what listeners are told."""
 
@@ -61,7 +62,7 @@ class Transition:
     """The command's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Refusal:
     """A command was refused: an expected no."""
 
@@ -90,7 +91,7 @@ def _evolve(task: StoredTask | None, command: Command, state: UserTaskState, now
             user_task_key=command.user_task_key,
             state=state,
             version=1,
-            attributes=command.attributes(),
+            attributes=write(command.attributes()).decode(),
             variables=command.variables or {},
             created_at_ms=now_ms,
         )
@@ -98,7 +99,15 @@ def _evolve(task: StoredTask | None, command: Command, state: UserTaskState, now
     merged = task.variables
     if isinstance(command, CompleteUserTask) and command.variables:
         merged = {**task.variables, **command.variables}
-    return replace(task, state=state, version=task.version + 1, variables=merged, ended_at_ms=now_ms)
+    return StoredTask(
+        user_task_key=task.user_task_key,
+        state=state,
+        version=task.version + 1,
+        attributes=task.attributes,
+        variables=merged,
+        created_at_ms=task.created_at_ms,
+        ended_at_ms=now_ms,
+    )
 
 
 def _action(command: Command) -> str:

@@ -6,8 +6,8 @@ from typing import Final
 
 import structlog
 
-from worker.batch import Batch, Broken, Decoded, Limits, decode_all
-from worker.decoder import Received, Record
+from worker.batch import Batch, Broken, Decoded, Limits
+from worker.decoder import Received
 from worker.encoder import Encoder
 from worker.reporting import Reporter
 from worker.session import Decided, Session
@@ -31,14 +31,14 @@ class Processor:
         self._reporter = reporter
         self._records_max = _RECORDS_MAX
 
-    async def process(self, session: Session, records: Sequence[Record]) -> None:
-        """Decide and save records of held partitions, each partition's in order, and queue what is to be published.
+    async def process(self, session: Session, commands: Sequence[Decoded]) -> None:
+        """Decide and save commands of held partitions, each partition's in order, and queue what is to be published.
 
         Raise StoreError or SessionLostError; then the session has to be given up, since its memory may be behind.
         """
-        wanted = [record for record in records if _is_due(session, record)]
-        for some in _split(wanted, self._records_max):
-            for decided in await self._apply_all(session, decode_all(some)):
+        due = [command for command in commands if _is_due(session, command)]
+        for some in _split(due, self._records_max):
+            for decided in await self._apply_all(session, some):
                 await session.submit(decided)
 
     async def _apply_all(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
@@ -87,26 +87,28 @@ def _received(command: Decoded) -> Received:
     return command.received if isinstance(command, Broken) else command
 
 
-def _is_due(session: Session, record: Record) -> bool:
+def _is_due(session: Session, command: Decoded) -> bool:
+    record = command.record
     held = session.held.get(record.partition)
     return held is not None and record.offset >= held.applied
 
 
-def _split(records: Sequence[Record], records_max: int) -> Iterator[list[Record]]:
-    some: list[Record] = []
+def _split(commands: Sequence[Decoded], records_max: int) -> Iterator[list[Decoded]]:
+    some: list[Decoded] = []
     size_bytes = 0
-    for record in records:
-        size_bytes += len(record.key or b"") + len(record.value or b"")
+    for command in commands:
+        weight = len(command.record.key or b"") + len(command.record.value or b"")
+        size_bytes += weight
         if len(some) == records_max or (some and size_bytes > _BATCH_BYTES_MAX):
             yield some
-            some, size_bytes = [], len(record.key or b"") + len(record.value or b"")
-        some.append(record)
+            some, size_bytes = [], weight
+        some.append(command)
     if some:
         yield some
 
 
 def _advances(session: Session, commands: Sequence[Decoded]) -> list[Advance]:
-    ends = {_received(command).record.partition: _received(command).record.offset + 1 for command in commands}
+    ends = {command.record.partition: command.record.offset + 1 for command in commands}
     return [
         Advance(
             partition=partition,
@@ -123,5 +125,5 @@ def _decided(advances: Sequence[Advance], commands: Sequence[Decoded], changes: 
     return Decided.split(
         ((outcome.partition, outcome.offset + 1, outcome.records) for outcome in changes.outcomes),
         {advance.partition: advance.next_applied for advance in advances},
-        [_received(command).record.timestamp for command in commands],
+        [command.record.timestamp for command in commands],
     )

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
+from pydantic_core import to_json
+
 MAX_DEPTH: Final = 64
 MAX_INTEGER_DIGITS: Final = 4000
 
@@ -31,8 +33,8 @@ def read_object(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
 
 
 def write(value: object) -> bytes:
-    """Write compact JSON in UTF-8."""
-    return _ENCODER.encode(value).encode()
+    """Write compact JSON in UTF-8, of what `read_object` gives: it writes infinities and NaN as null."""
+    return to_json(value)
 
 
 def _parse(raw: bytes) -> object:
@@ -104,8 +106,7 @@ def _refuse_bad_text(text: str) -> None:
         raise NotStrictJsonError("A string has half a surrogate pair.") from None
 
 
-# built once: json.loads and json.dumps make a new one at each call with options
+# built once: json.loads makes a new one at each call with options
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_object_of_different_members, parse_float=_finite, parse_int=_exact, parse_constant=_no_constant
 )
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

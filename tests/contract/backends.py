@@ -94,7 +94,7 @@ async def execute(url: str, statement: str) -> list[asyncpg.Record]:
 
 def a_task(key: int, version: int = 1, **changed: object) -> StoredTask:
     about = {"user_task_key": key, "state": UserTaskState.CREATED, "version": version}
-    return StoredTask(**(about | {"attributes": {}, "variables": {}, "created_at_ms": 1} | changed))
+    return StoredTask(**(about | {"attributes": '{"priority":50}', "variables": {}, "created_at_ms": 1} | changed))
 
 
 def a_record(value: bytes | None = b"{}", **changed: object) -> OutgoingRecord:

@@ -89,7 +89,7 @@ async def test_a_command_id_that_another_worker_commits_first_is_seen_when_the_b
     await take_over(store, 0)
 
     def decide(snapshot):
-        seen.append(COMMAND in snapshot.outcomes)
+        seen.append(COMMAND in snapshot.fingerprints)
         return Changes(outcomes=[an_outcome(0, None if seen[-1] else COMMAND)])
 
     async with a_rival(backend.url) as rival:
@@ -127,7 +127,7 @@ async def test_of_two_workers_with_one_command_id_exactly_one_occupies_it(stores
 
         def deciding(partition, command=command, last=last):
             def decide(snapshot):
-                last[partition] = command in snapshot.outcomes
+                last[partition] = command in snapshot.fingerprints
                 return Changes(outcomes=[an_outcome(0, None if last[partition] else command, partition)])
 
             return decide
@@ -170,7 +170,7 @@ async def test_many_workers_on_the_same_tasks_lose_no_update_and_no_deadlock_com
                 tasks = {
                     key: a_task(key, snapshot.tasks[key].version + 1 if key in snapshot.tasks else 1) for key in keys
                 }
-                free = next((one for one in commands if one not in snapshot.outcomes), None)
+                free = next((one for one in commands if one not in snapshot.fingerprints), None)
                 return Changes(tasks=tasks, outcomes=[an_outcome(step, free, lane)])
 
             store = stores[lane % WORKERS]
@@ -191,7 +191,7 @@ async def test_workers_with_the_same_command_ids_in_opposite_orders_wait_for_eac
             commands = [bytes([step, number]) * 8 for number in range(20)][:: 1 if lane % 2 else -1]
 
             def decide(snapshot):
-                free = [None if one in snapshot.outcomes else one for one in commands]
+                free = [None if one in snapshot.fingerprints else one for one in commands]
                 return Changes(outcomes=[an_outcome(20 * step + n, one, lane) for n, one in enumerate(free)])
 
             await stores[lane].apply(TOPIC, [an_advance(step, step + 1, lane)], [], commands, decide)

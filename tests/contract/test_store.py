@@ -17,7 +17,6 @@ from tests.contract.backends import (
 )
 from worker.stores.port import (
     Changes,
-    EarlierOutcome,
     PartitionRow,
     StoreError,
     StoreFencedError,
@@ -180,7 +179,7 @@ async def test_apply_decides_on_what_earlier_batches_left(store):
     await store.apply(TOPIC, [an_advance(2, 3)], [1, 3], [COMMAND, b"d" * 16], lambda s: seen.append(s) or Changes())
 
     assert dict(seen[-1].tasks) == {1: changed}
-    assert dict(seen[-1].outcomes) == {COMMAND: EarlierOutcome(fingerprint=b"f" * 16)}
+    assert dict(seen[-1].fingerprints) == {COMMAND: b"f" * 16}
     assert await store.task(2) == a_task(2)
 
 
@@ -189,7 +188,7 @@ async def test_apply_may_load_and_change_nothing_and_still_advances(store):
 
     snapshot = await save(store, [an_advance(0, 1)])
 
-    assert (snapshot.tasks, snapshot.outcomes) == ({}, {})
+    assert (snapshot.tasks, snapshot.fingerprints) == ({}, {})
     assert (await row_of(store)).applied == 1
 
 
@@ -230,7 +229,7 @@ async def test_a_thousand_commands_of_many_tasks_fit_in_a_batch(store):
     seen = []
     decide = lambda snapshot: seen.append(snapshot) or Changes()  # noqa: E731 - as short as what it does
     await store.apply(TOPIC, [an_advance(1000, 1001)], range(-999, 1), keys, decide)
-    assert (len(seen[-1].tasks), len(seen[-1].outcomes)) == (1000, 1000)
+    assert (len(seen[-1].tasks), len(seen[-1].fingerprints)) == (1000, 1000)
     assert await offsets_of(store) == list(range(1000))
 
 
@@ -243,7 +242,7 @@ async def test_a_task_comes_back_as_it_was(store, key):
         "1.0": 1.0,
     }
     ended = a_task(
-        key, state=UserTaskState.CANCELED, attributes={"name": "ß"}, variables=variables, ended_at_ms=INT64_MAX
+        key, state=UserTaskState.CANCELED, attributes='{"name":"ß"}', variables=variables, ended_at_ms=INT64_MAX
     )
     await take_over(store, 0)
     await save(store, [an_advance(0, 1)], [ended])
@@ -359,7 +358,7 @@ async def test_a_forgotten_command_id_is_free_again(store):
 
     snapshot = await save(store, [an_advance(1, 2)], outcomes=[an_outcome(1, COMMAND)])
 
-    assert snapshot.outcomes == {}
+    assert snapshot.fingerprints == {}
     assert await offsets_of(store) == [1]
 
 
@@ -381,11 +380,11 @@ async def test_everything_is_there_after_reopening(backend):
     async with backend.opened() as store:
         assert await store.partitions(TOPIC, [0]) == rows
         assert await store.task(1) == a_task(1)
-        assert (await save(store, [an_advance(1, 2)], outcomes=[])).outcomes == {}
+        assert (await save(store, [an_advance(1, 2)], outcomes=[])).fingerprints == {}
         assert await store.recorded(TOPIC, 0, 0, 9, 9) == [(0, [a_record()])]
         seen = []
         await store.apply(TOPIC, [an_advance(2, 3)], [], [COMMAND], lambda s: seen.append(s) or Changes())
-        assert set(seen[0].outcomes) == {COMMAND}
+        assert set(seen[0].fingerprints) == {COMMAND}
 
 
 async def test_rows_that_the_database_refuses_are_refused_and_the_rest_of_the_batch_can_still_be_written(

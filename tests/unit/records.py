@@ -41,4 +41,4 @@ def a_command(kind: str, members: dict, command_id: str | None = None, offset: i
 
 def decided(records: Sequence[Record], snapshot: Snapshot | None = None, limits: Limits = LIMITS) -> Changes:
     batch = Batch(decode_all(records), Encoder(DESTINATIONS), limits)
-    return batch.decide(snapshot or Snapshot(tasks={}, outcomes={}), 1_700_000_000_000)
+    return batch.decide(snapshot or Snapshot(tasks={}, fingerprints={}), 1_700_000_000_000)

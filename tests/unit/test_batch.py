@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas.problem import ProblemDetail
 from tests.unit.records import LIMITS, ARecord, a_command, decided
 from worker.batch import Limits
-from worker.stores.port import EarlierOutcome, Snapshot
+from worker.stores.port import Snapshot
 
 header_names = st.sampled_from(
     ["ce_id", "ce_source", "ce_type", "ce_specversion", "content-type", "idempotency-key", "ce_correlationid", "x"]
@@ -64,12 +64,12 @@ def test_the_cut_into_batches_and_a_redelivery_from_any_point_change_nothing(com
         first = data.draw(st.integers(0, applied))  # redelivered: the worker drops what is below `applied`
         end = data.draw(st.integers(applied + 1, len(records)))
         due = [record for record in records[first:end] if record.offset >= applied]
-        changes = decided(due, Snapshot(tasks=tasks, outcomes=seen))
+        changes = decided(due, Snapshot(tasks=tasks, fingerprints=seen))
         tasks = tasks | changes.tasks
         outcomes += changes.outcomes
         for outcome in changes.outcomes:
             if outcome.command_key is not None:
-                seen[outcome.command_key] = EarlierOutcome(fingerprint=outcome.fingerprint)
+                seen[outcome.command_key] = outcome.fingerprint
         applied = end
 
     assert outcomes == whole.outcomes

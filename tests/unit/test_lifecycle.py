@@ -15,7 +15,7 @@ KEY = 2251799813685249
 
 
 def a_task(state=UserTaskState.CREATED, **changes):
-    fields = {"attributes": {"priority": 50}, "variables": {"a": 1, "b": {"c": 2}}, "version": 1, "created_at_ms": 1}
+    fields = {"attributes": '{"priority":50}', "variables": {"a": 1, "b": {"c": 2}}, "version": 1, "created_at_ms": 1}
     return StoredTask(user_task_key=KEY, state=state, **(fields | changes))
 
 

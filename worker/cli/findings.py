@@ -75,7 +75,7 @@ def _told_of_task(task: StoredTask, *, with_values: bool) -> dict[str, Any]:
         "version": task.version,
         "createdAt": write_instant_ms(task.created_at_ms),
         "endedAt": ended_at,
-        "attributes": dict(task.attributes),
+        "attributes": json.loads(task.attributes),
         "variables": dict(task.variables) if with_values else sorted(task.variables),
     }
 

@@ -55,7 +55,7 @@ class Advance:
     """The next offset that the caller knows to be published, to be noted in passing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
     """What became of one command, with its outgoing records, complete."""
 
@@ -73,18 +73,12 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EarlierOutcome:
-    """What the store knows of a command id that was seen before."""
-
-    fingerprint: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What a batch was decided on."""
 
     tasks: Mapping[int, StoredTask]
-    outcomes: Mapping[bytes, EarlierOutcome]
+    fingerprints: Mapping[bytes, bytes]
+    """Of the commands that were seen before, by command key."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from worker.stores import postgres_sql as sql
 from worker.stores.port import (
     Advance,
     Changes,
-    EarlierOutcome,
     Outcome,
     PartitionRow,
     Snapshot,
@@ -22,7 +21,7 @@ from worker.stores.port import (
 )
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
 from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, migrate, setup_errors_mapped
-from worker.stores.rows import task_from_row, task_to_row
+from worker.stores.rows import changed_task_to_row, task_from_row, task_to_row
 
 __all__ = ["PostgresStore", "migrate"]
 
@@ -219,18 +218,18 @@ async def _load(connection: Any, task_keys: Collection[int], command_keys: Colle
     outcomes = await connection.fetch(sql.LOAD_OUTCOMES, list(command_keys)) if command_keys else []
     return Snapshot(
         tasks={row["user_task_key"]: task_from_row(row) for row in tasks},
-        outcomes={key: EarlierOutcome(fingerprint=fingerprint) for key, fingerprint in outcomes},
+        fingerprints=dict(outcomes),
     )
 
 
 async def _save_tasks(connection: Any, tasks: Mapping[int, StoredTask], loaded: Collection[int]) -> None:
-    rows = [task_to_row(task) for _, task in sorted(tasks.items())]
-    new = [row for row in rows if row[0] not in loaded]
-    changed = [row for row in rows if row[0] in loaded]
+    ordered = sorted(tasks.items())
+    new = [task_to_row(task) for key, task in ordered if key not in loaded]
+    changed = [changed_task_to_row(task) for key, task in ordered if key in loaded]
     if new:
         await connection.execute(sql.INSERT_TASKS, *_columns(new, 7))
     if changed:
-        await connection.execute(sql.UPDATE_TASKS, *_columns(changed, 7))
+        await connection.execute(sql.UPDATE_TASKS, *_columns(changed, 5))
 
 
 async def _save_outcomes(connection: Any, ids: Mapping[int, int], outcomes: Sequence[Outcome]) -> None:
@@ -238,7 +237,8 @@ async def _save_outcomes(connection: Any, ids: Mapping[int, int], outcomes: Sequ
         return
     # in one order for all workers: two batches with the same command ids then wait for each other, but never in a ring
     ordered = sorted(outcomes, key=lambda outcome: outcome.command_key or b"")
-    await connection.execute(sql.INSERT_OUTCOMES, *_columns([_outcome_row(ids, one) for one in ordered], 9))
+    rows = [_outcome_row(ids, one) for one in ordered]
+    await connection.copy_records_to_table("outcomes", records=rows, columns=sql.OUTCOME_COLUMNS)
 
 
 def _outcome_row(ids: Mapping[int, int], outcome: Outcome) -> tuple[Any, ...]:

@@ -72,19 +72,17 @@ SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::tex
 
 UPDATE_TASKS: Final = """
 UPDATE user_tasks t
-SET state = changed.state, version = changed.version, attributes = changed.attributes, variables = changed.variables,
-    created_at_ms = changed.created_at_ms, ended_at_ms = changed.ended_at_ms
-FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-  AS changed (user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms)
+SET state = changed.state, version = changed.version, variables = changed.variables, ended_at_ms = changed.ended_at_ms
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
+  AS changed (state, version, variables, ended_at_ms, user_task_key)
 WHERE t.user_task_key = changed.user_task_key
 """
 
-INSERT_OUTCOMES: Final = """
-INSERT INTO outcomes (partition_id, "offset", command_key, fingerprint, command_id, user_task_key, status,
-                      decided_at_ms, records)
-SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bytea[], $5::text[], $6::bigint[], $7::smallint[],
-                     $8::bigint[], $9::bytea[])
-"""
+OUTCOME_COLUMNS: Final = (
+    *("partition_id", "offset", "command_key", "fingerprint", "command_id", "user_task_key", "status"),
+    *("decided_at_ms", "records"),
+)
+"""For COPY, which costs a third less than an INSERT of arrays."""
 
 RECORDED: Final = """
 SELECT "offset", records FROM outcomes

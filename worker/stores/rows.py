@@ -1,12 +1,15 @@
 """User tasks as table rows, the same for every SQL store."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+from pydantic_core import from_json
 
 from schemas.user_task import UserTaskState
 from worker.lifecycle import StoredTask
 from worker.strict_json import write
+
+_STATES: Final = {state.value: state for state in UserTaskState}
 
 
 def task_to_row(task: StoredTask) -> tuple[Any, ...]:
@@ -15,11 +18,16 @@ def task_to_row(task: StoredTask) -> tuple[Any, ...]:
         task.user_task_key,
         task.state.value,
         task.version,
-        write(task.attributes).decode(),
+        task.attributes,
         write(task.variables).decode(),
         task.created_at_ms,
         task.ended_at_ms,
     )
+
+
+def changed_task_to_row(task: StoredTask) -> tuple[Any, ...]:
+    """Give state, version, variables (JSON text), ended_at_ms and key: what a transition changes, and of which task."""
+    return task.state.value, task.version, write(task.variables).decode(), task.ended_at_ms, task.user_task_key
 
 
 def task_from_row(row: Sequence[Any]) -> StoredTask:
@@ -27,10 +35,10 @@ def task_from_row(row: Sequence[Any]) -> StoredTask:
     key, state, version, attributes, variables, created_at_ms, ended_at_ms = row
     return StoredTask(
         user_task_key=key,
-        state=UserTaskState(state),
+        state=_STATES[state],
         version=version,
-        attributes=json.loads(attributes),
-        variables=json.loads(variables),
+        attributes=attributes,
+        variables=from_json(variables),
         created_at_ms=created_at_ms,
         ended_at_ms=ended_at_ms,
     )

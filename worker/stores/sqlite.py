@@ -16,7 +16,6 @@ from worker.stores.migrations import migrations
 from worker.stores.port import (
     Advance,
     Changes,
-    EarlierOutcome,
     PartitionRow,
     Snapshot,
     StoreFencedError,
@@ -24,7 +23,7 @@ from worker.stores.port import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from worker.stores.rows import task_from_row, task_to_row
+from worker.stores.rows import changed_task_to_row, task_from_row, task_to_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +41,11 @@ _ADVANCE: Final = (
     " WHERE topic = ? AND partition = ? AND owner = ? AND applied = ? RETURNING id"
 )
 _INSERT_TASK: Final = "INSERT INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
-_UPDATE_TASK: Final = "REPLACE INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FOR_BATCHES: Final = ("wal_autocheckpoint = 4000", "cache_size = -16384")
+"""Pages of 4 KiB in the log before they are moved to the file, and KiB of memory: a batch writes more than 2 MiB."""
+_UPDATE_TASK: Final = (
+    "UPDATE user_tasks SET state = ?, version = ?, variables = ?, ended_at_ms = ? WHERE user_task_key = ?"
+)
 _SAVE_OUTCOME: Final = "INSERT INTO outcomes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _CLAIM_NEW: Final = "INSERT INTO partitions VALUES (NULL, ?, ?, 1, ?, NULL, NULL) ON CONFLICT DO NOTHING"
 _CLAIM: Final = "UPDATE partitions SET owner = owner + 1, publisher = ? WHERE topic = ? AND partition = ? AND owner = ?"
@@ -188,7 +191,7 @@ class _File:
             outcomes = _select_in(connection, _SELECT_OUTCOMES, command_keys)
             snapshot = Snapshot(
                 tasks={task.user_task_key: task for task in tasks},
-                outcomes={key: EarlierOutcome(fingerprint=fingerprint) for key, fingerprint in outcomes},
+                fingerprints=dict(outcomes),
             )
             changes = decide(snapshot)
             _save(connection, ids, snapshot, changes)
@@ -245,8 +248,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise StoreNotReadyError(f"{path} cannot be opened as a SQLite database: {error}") from error
     # NORMAL may lose committed transactions in a power cut, after their offsets have been committed to Kafka
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    for setting in ("synchronous = FULL", "foreign_keys = ON", *_FOR_BATCHES):
+        connection.execute(f"PRAGMA {setting}")
     return connection
 
 
@@ -282,9 +285,10 @@ def _select_in(connection: sqlite3.Connection, sql: str, keys: Collection[Any]) 
 
 
 def _save(connection: sqlite3.Connection, ids: Mapping[int, int], snapshot: Snapshot, changes: Changes) -> None:
-    for sql, is_known in ((_INSERT_TASK, False), (_UPDATE_TASK, True)):
-        tasks = [task for key, task in changes.tasks.items() if (key in snapshot.tasks) is is_known]
-        connection.executemany(sql, map(task_to_row, tasks))
+    new = [task_to_row(task) for key, task in changes.tasks.items() if key not in snapshot.tasks]
+    changed = [changed_task_to_row(task) for key, task in changes.tasks.items() if key in snapshot.tasks]
+    connection.executemany(_INSERT_TASK, new)
+    connection.executemany(_UPDATE_TASK, changed)
     connection.executemany(
         _SAVE_OUTCOME,
         (
