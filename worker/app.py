@@ -40,8 +40,11 @@ from worker.stores.port import Store, StoreError, StoreNotReadyError, StoreUnava
 from worker.stores.sqlite import SqliteStore
 from worker.takeover import Takeover
 from worker.telemetry.defects import where
-from worker.telemetry.health import Health, HealthServer
+from worker.telemetry.health import Health
+from worker.telemetry.loop_lag import measure_for_ever
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.server import HealthServer
+from worker.watch import Watch
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -150,7 +153,7 @@ async def _work(worker: CommandConsumer, settings: Settings, stop: asyncio.Event
 
 async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack) -> CommandConsumer:
     """Start everything, in an order in which each part finds what it needs."""
-    health, metrics = Health(), Metrics()
+    health, metrics = Health(settings.stall_limit_s), Metrics(settings.max_batch_records)
     options = client_options(settings)
     store = factories.store(settings)
     _serve_http(settings, health, metrics, stack)
@@ -167,9 +170,15 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     smallest = min(shape.max_message_bytes for shape in shapes.values())
     publishers = factories.publishers(options, settings.group_id, smallest)
     stack.push_async_callback(publishers.close)
-    pruning = asyncio.create_task(prune_for_ever(store, settings.retention_days), name="prune")
-    stack.callback(pruning.cancel)
-    return CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
+    worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
+    watch = Watch(settings.commands_topic, settings.group_id, consumer, store, health, worker.standing)
+    for name, forever in (
+        ("prune", prune_for_ever(store, settings.retention_days)),
+        ("loop-lag", measure_for_ever(metrics.loop_lag_seconds)),
+        ("watch", watch.run()),
+    ):
+        stack.callback(asyncio.create_task(forever, name=name).cancel)
+    return worker
 
 
 def _parts(
@@ -196,7 +205,7 @@ def _parts(
         rejection_bytes=rejection_bytes_max(settings),
         dead_letter_bytes=dead_letters.max_message_bytes - RECORD_OVERHEAD_BYTES,
     )
-    reporter = Reporter(topic, metrics)
+    reporter = Reporter(topic, settings.group_id, metrics, health)
     return Parts(
         topic=topic,
         consumer=consumer,

@@ -24,9 +24,11 @@ from worker.publisher import PublishError
 from worker.reporting import Reporter
 from worker.session import Session, SessionLostError
 from worker.stopping import unless_stopped
-from worker.stores.port import Store, StoreError, StoreFencedError, StoreUnavailableError
+from worker.stores.port import Store, StoreError, StoreFencedError
 from worker.takeover import Taken, Takeover
+from worker.telemetry.defects import in_words
 from worker.telemetry.health import Health
+from worker.watch import Standing
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -84,6 +86,18 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._stop.set()
         self._health.set_stopping()
 
+    def standing(self) -> Standing:
+        """Tell where the worker stands. A failure that it knows of and waits out is no standstill."""
+        session, failing = self._session, self._poll_failure is not None
+        return Standing(
+            joined=self._assigned is not None or failing,
+            rebalances=self._assignment,
+            held={} if session is None or failing else session.held,
+            handed_out=self._parts.poller.handed_out,
+            may_take_over=bool(self._assigned and session is None and self._attempt is None and self._backoff.is_due),
+            stopping=self._stop.is_set(),
+        )
+
     async def run(self) -> None:
         """Work until `stop` is called. Raises only on a defect."""
         self._consumer.subscribe([self._topic], listener=self)
@@ -97,6 +111,7 @@ class CommandConsumer(ConsumerRebalanceListener):
     async def close(self) -> None:
         """End the session if it has not ended yet, so that nothing of it lives on."""
         session, self._session = self._session, None
+        self._parts.reporter.tell_withheld(at_once=True)
         if session is not None:
             await session.close()
 
@@ -124,8 +139,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         """Finish what has begun, within a budget, or abandon it: takeover makes both safe."""
         self._assignment += 1
         self._assigned = None
-        self._health.set_joined(False)
-        self._health.set_taken_over(False)
+        self._parts.reporter.rebalancing()
         if self._attempt is not None:
             self._attempt.cancel()  # it must not win a row from the partition's next owner
             await asyncio.wait({self._attempt}, timeout=_REVOKE_BUDGET_S)
@@ -137,7 +151,7 @@ class CommandConsumer(ConsumerRebalanceListener):
                 await session.drain()
                 await self._note_published(session)
         except _EXPECTED as error:
-            log.warning("batch_abandoned", reason=_in_words(error))
+            log.warning("batch_abandoned", reason=in_words(error))
         finally:
             self._session = None
             await session.close()
@@ -153,8 +167,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             # a position, so that aiokafka looks for none; the takeover finds the right one
             self._consumer.seek(tp, 0)
         self._backoff.succeeded()
-        self._health.set_joined(True)
-        log.info("partitions_assigned", topic=self._topic, partitions=sorted(tp.partition for tp in self._assigned))
+        self._parts.reporter.assigned(self._assigned)
 
     # one turn of the loop
 
@@ -172,10 +185,12 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._rewind(session)
             if self._poll_failure != type(error).__name__:
                 self._poll_failure = type(error).__name__
-                log.warning("poll_failed", reason=_in_words(error))
+                log.warning("poll_failed", reason=in_words(error))
             await asyncio.sleep(_TICK_S)  # getmany raises at once, again and again
         else:
-            self._poll_failure = None
+            if self._poll_failure is not None:
+                self._poll_failure = None
+                log.info("poll_resumed")
             await self._process(session, commands)
 
     async def _rewind(self, session: Session | None) -> None:
@@ -202,7 +217,8 @@ class CommandConsumer(ConsumerRebalanceListener):
         elif session.idle and self._parts.prober.is_due:
             await self._note_published(session)
             await self._parts.prober.probe()
-        self._parts.reporter.stands(session.held, self._end_of)
+        if session is self._session:  # or it was lost meanwhile, and its series are gone
+            self._parts.reporter.stands(session.held, self._end_of)
 
     def _end_of(self, partition: int) -> int | None:
         end: int | None = self._consumer.highwater(TopicPartition(self._topic, partition))
@@ -251,8 +267,7 @@ class CommandConsumer(ConsumerRebalanceListener):
                 self._wait_before_retry(error)
                 return
         self._backoff.succeeded()
-        self._health.set_taken_over(True)
-        self._health.set_paused(None)
+        self._parts.reporter.standing_by()
 
     async def _try_to_take_over(self, assigned: frozenset[TopicPartition]) -> Taken:
         async with asyncio.timeout(_TAKEOVER_DEADLINE_S):
@@ -268,16 +283,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._session = Session(taken.publisher, self._topic, taken.held, self._parts.reporter.published)
         self._consumer.resume(*(TopicPartition(self._topic, partition) for partition in taken.held))
         self._backoff.succeeded()
-        self._parts.reporter.taken_over(len(taken.held))
-        self._health.set_taken_over(not taken.refused)
-        self._health.set_paused("partitions refused" if taken.refused else None)
-        self._parts.reporter.paused("refused" if taken.refused else None)
-        log.info(
-            "partitions_taken_over",
-            topic=self._topic,
-            partitions=sorted(taken.held),
-            publisher=taken.publisher.transactional_id,
-        )
+        self._parts.reporter.taken_over(taken.held, taken.publisher.transactional_id, refused=bool(taken.refused))
 
     async def _lose_session(self, session: Session | None, error: Exception) -> None:
         if session is None or session is not self._session:
@@ -289,26 +295,17 @@ class CommandConsumer(ConsumerRebalanceListener):
         await session.close()
         self._parts.reporter.lost(session.held, fenced_by)
         if spent:  # nothing is wrong, so there is nothing to wait for
-            log.info("producer_replaced", reason=_in_words(error))
+            log.info("producer_replaced", reason=in_words(error))
         else:
             self._wait_before_retry(error, fenced=fenced_by is not None)
 
     def _wait_before_retry(self, error: Exception, *, fenced: bool = False) -> None:
         """Back off; after a fence, for long enough that the group can tell a zombie that it is one."""
-        self._health.set_taken_over(False)
-        if isinstance(error, StoreUnavailableError):
-            self._health.set_store_reachable(False)
-        if self._backoff.failed(self._parts.heartbeat_interval_s if fenced else 0):
-            self._health.set_paused(_in_words(error))
-            self._parts.reporter.paused("store" if isinstance(error, StoreError) else "kafka")
-            log.warning("consumer_paused", reason=_in_words(error))
+        first = self._backoff.failed(self._parts.heartbeat_interval_s if fenced else 0)
+        self._parts.reporter.failed(error, first=first)
 
     def _pause(self) -> None:
         try:
             self._consumer.pause(*(self._assigned or ()))
         except IllegalStateError:
             log.debug("pause_overtaken_by_rebalance")  # then there is nothing of ours to pause
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -36,6 +36,12 @@ class Poller:
         """Partitions of which one holds a record that cannot be read."""
         self._culprit: TopicPartition | None = None
         """The one that does, to be read record by record."""
+        self._handed_out: dict[int, int] = {}
+
+    @property
+    def handed_out(self) -> Mapping[int, int]:
+        """Give the offset behind the last record that was handed out, by partition, since positions last changed."""
+        return self._handed_out
 
     async def poll(self, partitions: Collection[TopicPartition]) -> list[Decoded]:
         """Wait briefly for commands from any assigned partition; an empty list if none came.
@@ -72,6 +78,7 @@ class Poller:
                 return False
             self._polling.exception()  # retrieved, so that nobody warns of it
             self._polling = None
+        self._handed_out.clear()
         self._suspects.clear()
         self._culprit = None
         return True
@@ -95,6 +102,8 @@ class Poller:
 
     async def _poll_chunk(self, timeout_s: float, room: int) -> list[Record]:
         polled = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=min(_CHUNK_RECORDS, room))
+        for tp, records in polled.items():
+            self._note(tp, records)
         return [record for records in polled.values() for record in records]
 
     async def _poll_suspect(self, tp: TopicPartition) -> list[Record]:
@@ -118,7 +127,7 @@ class Poller:
             offset = await self._consumer.position(tp)
             self._consumer.seek(tp, offset + 1)
             self._culprit = None
-            return [UndecodableRecord(tp.topic, tp.partition, offset)]
+            return self._note(tp, [UndecodableRecord(tp.topic, tp.partition, offset)])
         if not found:
             self._culprit = None  # read to its end: it is not there
         return found
@@ -126,4 +135,9 @@ class Poller:
     async def _poll_one(self, tp: TopicPartition, max_records: int) -> list[Record]:
         timeout_ms = int(_CAREFUL_TIMEOUT_S * 1000)
         polled = await self._consumer.getmany(tp, timeout_ms=timeout_ms, max_records=max_records)
-        return list(polled.get(tp, []))
+        return self._note(tp, polled.get(tp, []))
+
+    def _note(self, tp: TopicPartition, records: Sequence[Record]) -> list[Record]:
+        if records:
+            self._handed_out[tp.partition] = records[-1].offset + 1
+        return list(records)

@@ -1,60 +1,114 @@
-"""What the worker tells of its work: metrics, and a line for what an operator has to look at."""
+"""What the worker tells of its work: metrics, health, and a line for each change of state and each refusal."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 import structlog
+from aiokafka import TopicPartition
 
-from schemas.problem import DEAD_LETTERED, PROBLEMS
-from schemas.user_task import UserTaskState
+from schemas.problem import DEAD_LETTERED
 from worker.batch import Report
+from worker.decoder import Received
+from worker.lifecycle import Refusal
 from worker.session import Decided, Held
-from worker.telemetry.metrics import Metrics
+from worker.stores.port import StoreError, StoreUnavailableError
+from worker.telemetry.defects import in_words
+from worker.telemetry.health import Health
+from worker.telemetry.metrics import PAUSE_REASONS, Metrics, outcome_of, rejection_of
+from worker.telemetry.sampling import Allowance
 
 log = structlog.stdlib.get_logger(__name__)
 
-_PAUSE_REASONS: Final = ("store", "kafka", "refused")
-_OUTCOMES: Final = {
-    UserTaskState.CREATED: "created",
-    UserTaskState.COMPLETED: "completed",
-    UserTaskState.CANCELED: "canceled",
-}
+_REFUSED_LINES_PER_S: Final = 200
+"""Of rejections, and as many of dead letters: a line costs as much as some commands do."""
+_BATCH_LINES_PER_S: Final = 1
+
+_state_of = attrgetter("task.state")
 
 
 class Reporter:
-    """Counts and measures for one commands topic."""
+    """Counts, measures and logs for one commands topic, as one member of a consumer group."""
 
-    def __init__(self, topic: str, metrics: Metrics) -> None:
+    def __init__(self, topic: str, group_id: str, metrics: Metrics, health: Health) -> None:
         self._topic = topic
         self._metrics = metrics
+        self._health = health
+        self._rejections = Allowance(_REFUSED_LINES_PER_S)
+        self._dead_letters = Allowance(_REFUSED_LINES_PER_S)
+        self._batches = Allowance(_BATCH_LINES_PER_S)
+        self._in_progress = 0
+        self._paused_at_s: float | None = None
+        self._consumed = metrics.messaging_client_consumed_messages_total.labels("kafka", "poll", topic, group_id)
+        self._processed = metrics.messaging_process_duration_seconds.labels("kafka", "process", topic, group_id)
+        self._committed = metrics.messaging_client_operation_duration_seconds.labels("kafka", "commit", topic, group_id)
+
+    # batches: called for every one, so nothing here is done command by command but what counts or logs it
 
     def saved(self, commands: int, report: Report, seconds: float) -> None:
         """Tell of a batch that the store has."""
         metrics = self._metrics
+        self._health.tick()  # a poll may make many batches
         metrics.store_transaction_seconds.observe(seconds)
         metrics.batch_records.observe(commands)
+        self._consumed.inc(commands)
+        self._processed.observe(seconds)
         metrics.duplicates_total.inc(report.duplicates)
-        for transition in report.transitions:
-            metrics.commands_total.labels(_OUTCOMES[transition.task.state], "204").inc()
-        for received, refusal in report.refusals:
-            problem = refusal.problem.value
-            metrics.commands_total.labels("rejected", str(PROBLEMS[refusal.problem].status)).inc()
-            metrics.rejections_total.labels(problem).inc()
-            about = {"position": received.position, "command_id": received.command_id, "problem": problem}
-            if refusal.problem in DEAD_LETTERED:
-                metrics.dead_letters_total.labels(problem).inc()
-                log.warning("command_dead_lettered", **about, detail=refusal.detail)
-            else:
-                log.debug("command_rejected", **about)
+        for state, number in Counter(map(_state_of, report.transitions)).items():
+            metrics.commands_total.labels(*outcome_of(state)).inc(number)
+        if report.refusals:
+            self._refused(report.refusals)
+        self._count_in_progress(self._in_progress + commands)
+        if self._batches.take(1):
+            refused = len(report.refusals)
+            log.debug("batch_saved", commands=commands, refused=refused, duplicates=report.duplicates, seconds=seconds)
 
     def published(self, decided: Decided, seconds: float) -> None:
         """Tell of a batch that listeners can see."""
         now_s = time.time()
         self._metrics.kafka_transaction_seconds.observe(seconds)
+        self._committed.observe(seconds)
+        for topic, number in Counter(record.topic for record in decided.records).items():
+            self._metrics.messaging_client_sent_messages_total.labels("kafka", "send", topic).inc(number)
         self._metrics.last_published_timestamp_seconds.set(now_s)
-        for timestamp_ms in decided.timestamps_ms:
-            self._metrics.command_latency_seconds.observe(max(0.0, now_s - timestamp_ms / 1000))
+        self._metrics.command_latency_seconds.observe(decided.timestamps_ms, now_s * 1000)
+        self._count_in_progress(max(0, self._in_progress - len(decided.timestamps_ms)))
+
+    def _count_in_progress(self, commands: int) -> None:
+        self._in_progress = commands
+        self._metrics.commands_in_progress.set(commands)
+
+    def _refused(self, refusals: Sequence[tuple[Received, Refusal]]) -> None:
+        problems = Counter(refusal.problem for _, refusal in refusals)
+        dead = 0
+        for problem, number in problems.items():
+            self._metrics.commands_total.labels(*rejection_of(problem)).inc(number)
+            self._metrics.rejections_total.labels(problem.value).inc(number)
+            if problem in DEAD_LETTERED:
+                self._metrics.dead_letters_total.labels(problem.value).inc(number)
+                dead += number
+        self._log_rejections(refusals, self._rejections.take(len(refusals) - dead))
+        self._log_dead_letters(refusals, self._dead_letters.take(dead))
+
+    def _log_rejections(self, refusals: Iterable[tuple[Received, Refusal]], lines: int) -> None:
+        for received, refusal in refusals:
+            if lines == 0:
+                return
+            if refusal.problem not in DEAD_LETTERED:
+                log.info("command_rejected", **_about(received, refusal))
+                lines -= 1
+
+    def _log_dead_letters(self, refusals: Iterable[tuple[Received, Refusal]], lines: int) -> None:
+        for received, refusal in refusals:
+            if lines == 0:
+                return
+            if refusal.problem in DEAD_LETTERED:
+                log.warning("command_dead_lettered", **_about(received, refusal), detail=refusal.detail)
+                lines -= 1
+
+    # where the partitions stand
 
     def stands(self, held: Mapping[int, Held], end_of: Callable[[int], int | None]) -> None:
         """Tell how far the held partitions are; `end_of` gives a partition's end, if it is known."""
@@ -63,21 +117,74 @@ class Reporter:
             if end is not None:
                 self._metrics.consumer_lag.labels(self._topic, str(partition)).set(max(0, end - one.published))
             self._metrics.unpublished.labels(self._topic, str(partition)).set(one.applied - one.published)
+        self.tell_withheld()
 
-    def taken_over(self, partitions: int) -> None:
-        """Count a takeover."""
-        self._metrics.takeovers_total.inc(partitions)
-        self._metrics.assigned_partitions.set(partitions)
+    def tell_withheld(self, *, at_once: bool = False) -> None:
+        """Tell how many lines were withheld in the second that has passed, or until now."""
+        if commands := self._rejections.withheld(at_once=at_once):
+            log.info("rejections_not_logged", commands=commands)
+        if commands := self._dead_letters.withheld(at_once=at_once):
+            log.warning("dead_letters_not_logged", commands=commands)
 
-    def paused(self, reason: str | None) -> None:
-        """Tell why nothing is taken from the topic now (`store`, `kafka` or `refused`), or that it is."""
-        for known in _PAUSE_REASONS:
-            self._metrics.consumer_paused.labels(known).set(known == reason)
+    # changes of state
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Tell what the group has given."""
+        self._metrics.rebalances_total.inc()
+        self._health.set_joined(True)
+        log.info("partitions_assigned", topic=self._topic, partitions=sorted(tp.partition for tp in partitions))
+
+    def rebalancing(self) -> None:
+        """Tell that the group is giving its partitions out anew."""
+        self._health.set_joined(False)
+        self._health.set_taken_over(False)
+
+    def taken_over(self, partitions: Iterable[int], publisher: str, *, refused: bool) -> None:
+        """Tell of a takeover, and whether other partitions were refused in it."""
+        numbers = sorted(partitions)
+        self._metrics.takeovers_total.inc(len(numbers))
+        self._metrics.assigned_partitions.set(len(numbers))
+        self._resumed("refused" if refused else None)
+        log.info("partitions_taken_over", topic=self._topic, partitions=numbers, publisher=publisher)
+
+    def standing_by(self) -> None:
+        """Tell that there is nothing to take over."""
+        self._resumed(None)
+
+    def failed(self, error: Exception, *, first: bool) -> None:
+        """Tell that nothing is taken from the topic, since something failed; log it if it is the first of a row."""
+        reason = "store" if isinstance(error, StoreError) else "kafka"
+        self._metrics.retries_total.labels(reason).inc()
+        self._health.set_taken_over(False)
+        if isinstance(error, StoreUnavailableError):
+            self._health.set_store_reachable(False)
+        if first:
+            self._paused_at_s = self._paused_at_s or time.monotonic()
+            self._health.set_paused(in_words(error))
+            self._paused(reason)
+            log.warning("consumer_paused", reason=in_words(error))
 
     def lost(self, held: Mapping[int, Held], fenced_by: str | None) -> None:
         """Tell that partitions are no longer held; and by what (`store` or `kafka`), if another owner was the cause."""
         for partition in held:
             self._metrics.forget_partition(self._topic, partition)
         self._metrics.assigned_partitions.set(0)
+        self._count_in_progress(0)
         if fenced_by:
             self._metrics.fenced_total.labels(fenced_by).inc()
+
+    def _resumed(self, refused: str | None) -> None:
+        self._health.set_taken_over(not refused)
+        self._health.set_paused("partitions refused" if refused else None)
+        self._paused(refused)
+        if self._paused_at_s is not None:
+            log.info("consumer_resumed", paused_s=round(time.monotonic() - self._paused_at_s, 1))
+            self._paused_at_s = None
+
+    def _paused(self, reason: str | None) -> None:
+        for known in PAUSE_REASONS:
+            self._metrics.consumer_paused.labels(known).set(known == reason)
+
+
+def _about(received: Received, refusal: Refusal) -> dict[str, str]:
+    return {"position": received.position, "command_id": received.command_id, "problem": refusal.problem.value}

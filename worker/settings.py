@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """How long a stop may take to finish what has begun."""
     start_timeout_s: Positive = 30
     """How long to wait for broker and store at start; later outages are waited out without limit."""
+    stall_limit_s: Positive = 60
+    """After so long a standstill that no outage explains, /livez turns red."""
     reply_topics: str = r"^user-task\.replies(\..+)?$"
     """Pattern of the topics to which replies may be sent."""
     problem_type_base: Annotated[str, Field(max_length=255)] = DEFAULT_PROBLEM_TYPE_BASE

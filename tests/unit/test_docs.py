@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
@@ -69,49 +71,113 @@ def test_the_settings_table_is_the_models():
     assert table == expected, "The table has to be:\n" + "\n".join(expected)
 
 
-def exposed(registry: CollectorRegistry) -> dict[str, str]:
-    """Give the worker's metrics as Prometheus sees them: name and type."""
-    families = [family for family in registry.collect() if family.name.startswith("usertask_")]
-    return {
-        family.name + SUFFIXES.get(family.type, ""): "gauge" if family.type == "info" else family.type
-        for family in families
+def exposed(registry: CollectorRegistry) -> dict[str, tuple[str, list[str]]]:
+    """Give the worker's metrics as Prometheus sees them: name, type and labels."""
+    shown = {}
+    for collector in registry._collector_to_names:
+        for family in collector.collect():
+            if family.name.startswith(("usertask_", "messaging_")):
+                kind = "gauge" if family.type == "info" else family.type
+                shown[family.name + SUFFIXES.get(family.type, "")] = kind, labels_of(collector, family.samples)
+    return shown
+
+
+def labels_of(collector: Collector, samples: list[Sample]) -> list[str]:
+    """Give the names of a metric's labels; where they are fixed, its samples have them."""
+    named = getattr(collector, "_labelnames", ()) or {name for one in samples for name in one.labels}
+    return sorted(set(named) - {"le"})
+
+
+def test_every_metric_is_documented_with_its_type_and_labels_and_no_other():
+    documented = {
+        row[0].strip("`"): (row[1], sorted(re.findall(r"`(\w+)`", row[2])))
+        for row in rows(OPERATING, "Metrics")
+        if row[0].startswith("`")
     }
-
-
-def test_every_metric_is_documented_with_its_type_and_no_other():
-    documented = {row[0].strip("`"): row[1] for row in rows(OPERATING, "Metrics") if row[0].startswith("`")}
 
     assert documented == exposed(Metrics().registry)
 
 
-def logged() -> Iterator[tuple[str, str]]:
-    """Give every event that the worker's own code logs, with its level."""
+Line = tuple[str, str, frozenset[str]]
+"""The event of a log line, its level and its fields."""
+
+
+def logged() -> Iterator[Line]:
+    """Give every line that the worker's own code logs."""
     for path in ROOT.glob("worker/**/*.py"):
-        for node in ast.walk(ast.parse(text_of(path))):
-            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-                yield from logged_by(node, node.args[0].value)
-            elif isinstance(node, ast.Dict):  # the one line that is written without a logger
-                written = {
-                    key.value: value.value
-                    for key, value in zip(node.keys, node.values, strict=True)
-                    if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
-                }
-                if {"event", "level"} <= written.keys():
-                    yield written["event"], written["level"]
+        module = ast.parse(text_of(path))
+        for function in ast.walk(module):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Call):
+                        yield from logged_by(node, function, module)
+                    elif isinstance(node, ast.Dict):  # the one line that is written without a logger
+                        yield from written_as(node)
 
 
-def logged_by(call: ast.Call, event: str) -> Iterator[tuple[str, str]]:
-    match call.func:
-        case ast.Attribute(value=ast.Name(id="log" | "_log"), attr=method) if method in LOG_METHODS:
-            yield event, "error" if method == "exception" else method
-        case ast.Name(id="_log_defect"):
-            yield event, "error"
+def logged_by(call: ast.Call, function: ast.AST, module: ast.Module) -> Iterator[Line]:
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="log" | "_log"), attr=level), args=[ast.Constant(value=event), *_]
+        ) if level in LOG_METHODS:
+            yield event, "error" if level == "exception" else level, fields_of(call, function, module)
+        case ast.Call(func=ast.Name(id=helper), args=[ast.Constant(value=event), *_]) if helper.startswith("_log"):
+            for inner in ast.walk(named(helper, module)):
+                match inner:  # a helper that logs what it is told to
+                    case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level)):
+                        yield event, level, fields_of(inner, named(helper, module), module)
 
 
-def test_every_log_event_is_documented_with_its_level_and_no_other():
-    documented = {(row[0].strip("`"), row[1]) for row in rows(OPERATING, "Log") if row[0].startswith("`")}
+def fields_of(call: ast.Call, function: ast.AST, module: ast.Module) -> frozenset[str]:
+    """Give the names that a call passes, also those from a dict that is made in its function or by another one."""
+    fields = {keyword.arg for keyword in call.keywords if keyword.arg}
+    for keyword in call.keywords:
+        match keyword:
+            case ast.keyword(arg=None, value=ast.Name(id=name)):
+                made = [one.value for one in ast.walk(function) if isinstance(one, ast.Assign)]
+                fields |= {key for one in made if name in assigned(function, one) for key in keys_of(one)}
+            case ast.keyword(arg=None, value=ast.Call(func=ast.Name(id=name))):
+                fields |= {key for one in ast.walk(named(name, module)) for key in keys_of(one)}
+    return frozenset(fields)
 
-    assert documented == set(logged())
+
+def assigned(function: ast.AST, value: ast.AST) -> set[str]:
+    """Give the names to which a function assigns a value."""
+    assignments = [one for one in ast.walk(function) if isinstance(one, ast.Assign) and one.value is value]
+    return {target.id for one in assignments for target in one.targets if isinstance(target, ast.Name)}
+
+
+def keys_of(node: ast.AST) -> set[str]:
+    return {key.value for key in node.keys if isinstance(key, ast.Constant)} if isinstance(node, ast.Dict) else set()
+
+
+def named(name: str, module: ast.Module) -> ast.AST:
+    return next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
+
+
+def written_as(node: ast.Dict) -> Iterator[Line]:
+    constants = {
+        key.value: value.value
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
+    }
+    if {"event", "level"} <= constants.keys():
+        yield constants["event"], constants["level"], frozenset(keys_of(node) - {"event", "level", "logger"})
+
+
+def test_every_log_event_is_documented_with_its_level_and_fields_and_no_other():
+    documented = {
+        row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2])))
+        for row in rows(OPERATING, "Log")
+        if row[0].startswith("`")
+    }
+    lines = list(logged())
+    expected = {event: (level, set()) for event, level, _ in lines}
+    for event, _, fields in lines:
+        expected[event][1].update(fields)
+
+    assert documented == expected
+    assert len({(event, level) for event, level, _ in lines}) == len(expected), "an event has one level"
 
 
 @pytest.mark.parametrize(("page", "heading"), [(README, "Running and scaling"), (OPERATING, "Exit codes")])

@@ -12,7 +12,8 @@ from email.message import Message
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from worker.telemetry.health import Health, HealthServer
+from worker.telemetry.health import Check, Health
+from worker.telemetry.server import HealthServer
 
 
 class Clock:
@@ -294,3 +295,13 @@ def test_an_ipv6_address_can_be_listened_on(health: Health, registry: CollectorR
     with urllib.request.urlopen(f"http://[::1]:{server.port}/livez", timeout=10) as response:
         assert response.read() == b"ok\n"
     server.stop()
+
+
+def test_a_further_check_makes_it_dead_until_it_is_good_again(health: Health) -> None:
+    health.set_check(Check("moves", ok=True, detail="fine"))
+    assert health.live()[0]
+    health.set_check(Check("moves", ok=False, detail="partition 1 is not read for 61 s"))
+    assert failing(health.live()) == ["moves"]
+    assert "moves" not in failing(health.ready())
+    health.set_check(Check("moves", ok=True, detail="fine"))
+    assert health.live()[0]

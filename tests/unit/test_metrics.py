@@ -1,7 +1,7 @@
 """The worker's metrics, as a scrape shows them."""
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import Histogram, generate_latest
 
 from worker.telemetry.metrics import Metrics
 
@@ -32,6 +32,10 @@ def exposition(metrics: Metrics) -> list[str]:
         ("usertask_last_published_timestamp_seconds", "gauge"),
         ("usertask_command_latency_seconds", "histogram"),
         ("usertask_batch_records", "histogram"),
+        ("usertask_loop_lag_seconds", "histogram"),
+        ("usertask_commands_in_progress", "gauge"),
+        ("usertask_rebalances_total", "counter"),
+        ("usertask_retries_total", "counter"),
         ("usertask_store_transaction_seconds", "histogram"),
         ("usertask_kafka_transaction_seconds", "histogram"),
         ("usertask_build_info", "gauge"),
@@ -56,6 +60,8 @@ def test_each_metric_is_exposed_under_its_name(metrics: Metrics, name: str, kind
         'usertask_rejections_total{error_type="command-id-reused"}',
         'usertask_fenced_total{by="store"}',
         'usertask_fenced_total{by="kafka"}',
+        'usertask_consumer_paused{reason="refused"}',
+        'usertask_retries_total{reason="store"}',
         "usertask_duplicates_total",
         "usertask_command_latency_seconds_count",
     ],
@@ -73,8 +79,46 @@ def test_a_command_is_counted_by_outcome_and_status(metrics: Metrics) -> None:
 def test_batches_are_measured_in_the_steps_agreed(metrics: Metrics) -> None:
     metrics.batch_records.observe(150)
     steps = [line.split('le="')[1].split('"')[0] for line in exposition(metrics) if "batch_records_bucket" in line]
-    assert [float(step) for step in steps[:-1]] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
+    assert [float(step) for step in steps[:-1]] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 999, 1000]
     assert 'usertask_batch_records_bucket{le="200.0"} 1.0' in exposition(metrics)
+
+
+@pytest.mark.parametrize(
+    ("largest", "steps"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (60, [1, 2, 5, 10, 20, 50, 59, 60])]
+)
+def test_a_full_batch_can_be_told_from_a_nearly_full_one(largest: int, steps: list[int]) -> None:
+    metrics = Metrics(max_batch_records=largest)
+    found = [line.split('le="')[1].split('"')[0] for line in exposition(metrics) if "batch_records_bucket" in line]
+    assert [float(step) for step in found[:-1]] == steps
+
+
+def test_the_latencies_of_a_batch_are_measured_at_once(metrics: Metrics) -> None:
+    now_ms = 1_700_000_000_000.0
+    metrics.command_latency_seconds.observe([], now_ms)
+    metrics.command_latency_seconds.observe([int(now_ms) - 40, int(now_ms) + 5000, int(now_ms) - 50], now_ms)
+    metrics.command_latency_seconds.observe([int(now_ms) - 2_000_000], now_ms)
+    lines = [line.removeprefix("usertask_command_latency_seconds") for line in exposition(metrics)]
+    assert '_bucket{le="0.005"} 1.0' in lines
+    assert '_bucket{le="0.025"} 1.0' in lines
+    assert '_bucket{le="0.05"} 3.0' in lines
+    assert '_bucket{le="1800.0"} 3.0' in lines
+    assert '_bucket{le="+Inf"} 4.0' in lines
+    assert "_count 4.0" in lines
+    assert "_sum 2000.09" in lines
+
+
+def test_they_are_what_the_client_librarys_histogram_would_show(metrics: Metrics) -> None:
+    now_ms = 1_700_000_000_000.0
+    timestamps = [int(now_ms) - (index * index) % 70_000 for index in range(500)]
+    reference = Histogram("reference", "Reference", buckets=metrics.command_latency_seconds._buckets_s, registry=None)
+    for timestamp in timestamps:
+        reference.observe((now_ms - timestamp) / 1000)
+    metrics.command_latency_seconds.observe(timestamps, now_ms)
+    [[expected], [measured]] = [list(one.collect()) for one in (reference, metrics.command_latency_seconds)]
+    expected = {(one.name.removeprefix("reference"), *one.labels.values()): one.value for one in expected.samples}
+    for sample in measured.samples:
+        name = sample.name.removeprefix("usertask_command_latency_seconds")
+        assert sample.value == pytest.approx(expected[name, *sample.labels.values()])
 
 
 def test_the_series_of_a_lost_partition_disappear(metrics: Metrics) -> None:

@@ -7,48 +7,53 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
+from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
+from schemas.user_task import UserTaskState
+from worker.telemetry.latencies import Latencies
+
 _LATENCY_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _TRANSACTION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_LAG_BUCKETS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_MESSAGING_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
-_OUTCOMES: Final = (
-    ("created", 204),
-    ("completed", 204),
-    ("canceled", 204),
-    ("rejected", 400),
-    ("rejected", 404),
-    ("rejected", 409),
-    ("rejected", 500),
-)
-_REJECTIONS: Final = (
-    "malformed-command",
-    "invalid-argument",
-    "command-id-reused",
-    "too-large",
-    "not-found",
-    "invalid-state",
-    "already-exists",
-    "internal",
-)
-_DEAD_LETTERS: Final = ("malformed-command", "internal")
+PAUSE_REASONS: Final = ("store", "kafka", "refused")
+"""Why nothing is taken from the topic."""
+_OUTAGES: Final = ("store", "kafka")
 _FENCED_BY: Final = ("store", "kafka")
+
+
+def outcome_of(state: UserTaskState) -> tuple[str, str]:
+    """Give the labels `outcome` and `status` of a command that was accepted, by the state that it led to."""
+    return state.value.lower(), "204"
+
+
+def rejection_of(problem: Problem) -> tuple[str, str]:
+    """Give the labels `outcome` and `status` of a command that was refused."""
+    return "rejected", str(PROBLEMS[problem].status)
 
 
 class Metrics:
     """Every metric of one worker, in a registry of its own, so that a process may have several.
 
-    Each attribute is a metric whose exposed name is the attribute's with the prefix `usertask_`. Label values that are
-    known beforehand exist from the start with 0: a rate over a series that appears with its first failure misses
-    exactly that failure. No label is unbounded; there is none of a task or a command.
+    Each attribute is a metric whose exposed name is the attribute's with the prefix `usertask_`; only those that begin
+    with `messaging_` have OpenTelemetry's names and labels. Label values that are known beforehand exist from the start
+    with 0: a rate over a series that appears with its first failure misses exactly that failure. No label is unbounded;
+    there is none of a task or a command.
+
+    Args:
+        max_batch_records: the largest batch there may be.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_batch_records: int = 1000) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._count_commands()
         self._count_misfortunes()
         self._gauge_progress()
-        self._measure_batches()
+        self._measure_batches(max_batch_records)
+        self._measure_as_opentelemetry_does()
         self._tell_build()
         self._start_at_zero()
 
@@ -74,12 +79,17 @@ class Metrics:
         self.dead_letters_total = self._counter(
             "dead_letters_total", "Commands written to the dead letter topic", "error_type"
         )
+        self.rebalances_total = self._counter("rebalances_total", "Assignments that the group has given to this worker")
         self.takeovers_total = self._counter("takeovers_total", "Partitions taken over")
+        self.retries_total = self._counter(
+            "retries_total", "Takeovers put off and sessions given up since something failed, by what failed", "reason"
+        )
         self.fenced_total = self._counter(
             "fenced_total", "Writes refused since another worker has taken over, by who refused", "by"
         )
 
     def _gauge_progress(self) -> None:
+        self.commands_in_progress = self._gauge("commands_in_progress", "Commands decided and not yet published")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions assigned to this worker")
         self.consumer_paused = self._gauge("consumer_paused", "1 while consumption waits for a reason", "reason")
         self.consumer_lag = self._gauge(
@@ -92,11 +102,17 @@ class Metrics:
             "last_published_timestamp_seconds", "Unix time of the last batch published, 0 before the first"
         )
 
-    def _measure_batches(self) -> None:
-        self.command_latency_seconds = self._histogram(
-            "command_latency_seconds", "From a command's record timestamp to its outcome committed", _LATENCY_BUCKETS_S
+    def _measure_batches(self, max_batch_records: int) -> None:
+        self.command_latency_seconds = Latencies(
+            "usertask_command_latency_seconds",
+            "From a command's record timestamp to its outcome committed",
+            _LATENCY_BUCKETS_S,
+            self.registry,
         )
-        self.batch_records = self._histogram("batch_records", "Records in a batch", _BATCH_BUCKETS)
+        self.batch_records = self._histogram("batch_records", "Records in a batch", _batch_buckets(max_batch_records))
+        self.loop_lag_seconds = self._histogram(
+            "loop_lag_seconds", "How late the event loop turns, sampled four times a second", _LAG_BUCKETS_S
+        )
         self.store_transaction_seconds = self._histogram(
             "store_transaction_seconds", "Duration of a batch's transaction in the store", _TRANSACTION_BUCKETS_S
         )
@@ -104,19 +120,46 @@ class Metrics:
             "kafka_transaction_seconds", "Duration of a batch's transaction in Kafka", _TRANSACTION_BUCKETS_S
         )
 
+    def _measure_as_opentelemetry_does(self) -> None:
+        operation = ("messaging_system", "messaging_operation_name", "messaging_destination_name")
+        of_group = (*operation, "messaging_consumer_group_name")
+        self.messaging_client_consumed_messages_total = Counter(
+            "messaging_client_consumed_messages_total", "Commands taken", of_group, registry=self.registry
+        )
+        self.messaging_client_sent_messages_total = Counter(
+            "messaging_client_sent_messages_total", "Records published", operation, registry=self.registry
+        )
+        self.messaging_process_duration_seconds = Histogram(
+            "messaging_process_duration_seconds",
+            "Duration of deciding and saving a batch",
+            of_group,
+            buckets=_MESSAGING_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.messaging_client_operation_duration_seconds = Histogram(
+            "messaging_client_operation_duration_seconds",
+            "Duration of a transaction that publishes outcomes and commits offsets",
+            of_group,
+            buckets=_MESSAGING_BUCKETS_S,
+            registry=self.registry,
+        )
+
     def _tell_build(self) -> None:
         self.build_info = Info("usertask_build", "The worker and its Python", registry=self.registry)
         self.build_info.info({"version": _worker_version(), "python": platform.python_version()})
 
     def _start_at_zero(self) -> None:
-        for outcome, status in _OUTCOMES:
-            self.commands_total.labels(outcome, str(status))
-        for slug in _REJECTIONS:
-            self.rejections_total.labels(slug)
-        for slug in _DEAD_LETTERS:
-            self.dead_letters_total.labels(slug)
-        for by in _FENCED_BY:
-            self.fenced_total.labels(by)
+        for labels in {*map(outcome_of, UserTaskState), *map(rejection_of, Problem)}:
+            self.commands_total.labels(*labels)
+        for metric, values in (
+            (self.rejections_total, Problem),
+            (self.dead_letters_total, DEAD_LETTERED),
+            (self.fenced_total, _FENCED_BY),
+            (self.retries_total, _OUTAGES),
+            (self.consumer_paused, PAUSE_REASONS),
+        ):
+            for value in values:
+                metric.labels(str(value))
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"usertask_{name}", help_text, labels, registry=self.registry)
@@ -126,6 +169,12 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"usertask_{name}", help_text, buckets=buckets, registry=self.registry)
+
+
+def _batch_buckets(largest: int) -> tuple[int, ...]:
+    """Give steps up to the largest batch and one just below it, so that full batches can be told from nearly full."""
+    below = max(1, largest - 1)
+    return (*(step for step in _BATCH_BUCKETS if step < below), *sorted({below, largest}))
 
 
 def _worker_version() -> str:

@@ -1,0 +1,41 @@
+"""Lines that may come by the thousand a second: some are written, the others counted."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+_WINDOW_S: Final = 1.0
+
+
+class Allowance:
+    """So many lines in a second, and no more.
+
+    Args:
+        lines: how many in each second.
+        clock: seconds that never go back.
+
+    """
+
+    def __init__(self, lines: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = lines
+        self._clock = clock
+        self._ends_at = float("-inf")
+        self._left = 0
+        self._withheld = 0
+
+    def take(self, wanted: int) -> int:
+        """Ask for room for so many lines; give how many may be written. The others count as withheld."""
+        now = self._clock()
+        if now >= self._ends_at:
+            self._ends_at, self._left = now + _WINDOW_S, self._lines
+        granted = min(wanted, self._left)
+        self._left -= granted
+        self._withheld += wanted - granted
+        return granted
+
+    def withheld(self, *, at_once: bool = False) -> int:
+        """Give how many lines were withheld, once: at the end of their second, unless it has to be told at once."""
+        if not self._withheld or not (at_once or self._clock() >= self._ends_at):
+            return 0
+        withheld, self._withheld = self._withheld, 0
+        return withheld
