@@ -16,6 +16,8 @@ log = structlog.stdlib.get_logger(__name__)
 POLL_TIMEOUT_S: Final = 0.1
 _CAREFUL_TIMEOUT_S: Final = 1.5
 """Longer than the one fetch under way takes that does not ask for the partition yet (at most 0.5 s)."""
+_COLLECT_S: Final = 0.005
+"""So long, again and again, the next poll waits for more while the batch before it is in the store."""
 _BYTES_MAX: Final = 8 * 1024 * 1024
 """Bytes of values after which a poll is enough: bounds memory."""
 _CHUNK_RECORDS: Final = 250
@@ -37,6 +39,8 @@ class Poller:
         self._culprit: TopicPartition | None = None
         """The one that does, to be read record by record."""
         self._handed_out: dict[int, int] = {}
+        self._is_wanted = False
+        """Whether somebody waits for the poll under way; until then it goes on collecting."""
 
     @property
     def handed_out(self) -> Mapping[int, int]:
@@ -51,6 +55,7 @@ class Poller:
         seen: they have to be set anew before the next poll.
         """
         polling = self._begin()
+        self._is_wanted = True
         done, _ = await asyncio.wait({polling}, timeout=POLL_TIMEOUT_S * 2)
         if not done:
             return []
@@ -67,12 +72,14 @@ class Poller:
 
     def _begin(self) -> asyncio.Task[list[Decoded]]:
         if self._polling is None:
+            self._is_wanted = False
             self._polling = asyncio.create_task(self._next_poll(), name="poll")
         return self._polling
 
     async def settle(self) -> bool:
         """Let the poll under way end and drop its result, before positions change. False if it has not ended yet."""
         if self._polling is not None:
+            self._is_wanted = True
             done, _ = await asyncio.wait({self._polling}, timeout=POLL_TIMEOUT_S * 5)
             if not done:
                 return False
@@ -89,16 +96,21 @@ class Poller:
         if self._suspects:
             return decode_all(await self._poll_suspect(self._suspects.popleft()))
         commands: list[Decoded] = []
-        timeout_s, size_bytes = POLL_TIMEOUT_S, 0
+        size_bytes = 0
         while size_bytes < _BYTES_MAX and (room := self._max_records - len(commands)):
-            records = await self._poll_chunk(timeout_s, room)
-            if not records:
+            records = await self._poll_chunk(self._patience_s(commands), room)
+            if not records and (self._is_wanted or not commands):
                 break
             size_bytes += sum(len(record.value or b"") for record in records)
             commands += decode_all(records)
-            timeout_s = 0  # from now on only what is at hand
             await asyncio.sleep(0)  # getmany may return without having let anybody else work
         return commands
+
+    def _patience_s(self, commands: Collection[Decoded]) -> float:
+        """Tell how long to wait for more: with something to hand out only as long as nobody wants it."""
+        if not commands:
+            return POLL_TIMEOUT_S
+        return 0 if self._is_wanted else _COLLECT_S
 
     async def _poll_chunk(self, timeout_s: float, room: int) -> list[Record]:
         polled = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=min(_CHUNK_RECORDS, room))

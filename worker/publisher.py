@@ -4,17 +4,17 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
-from aiokafka.partitioner import murmur2
+from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.encoder import OutgoingRecord
+from worker.murmur2 import murmur2
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -27,6 +27,10 @@ _PUBLISH_DEADLINE_S: Final = TRANSACTION_TIMEOUT_S * 0.8
 _STOP_GRACE_S: Final = 1
 _MAX_PRODUCE_BATCH_BYTES: Final = 1_000_000
 """A partition has one batch on its way at a time: fewer are faster."""
+
+# The broker answers CONCURRENT_TRANSACTIONS until the last transaction's markers are written, 1 to 2 ms later. The
+# client asks again after 20 ms and has no setting for it; its sender reads this name each time.
+sender.BACKOFF_OVERRIDE = 0.002
 
 
 class PublishError(Exception):
@@ -182,11 +186,4 @@ def _append(batch: BatchBuilder, record: OutgoingRecord) -> bool:
 def _partition(record: OutgoingRecord, count: int) -> int:
     if record.partition is not None:
         return record.partition
-    return random.randrange(count) if record.key is None else _hash(record.key) % count  # noqa: S311
-
-
-@lru_cache(maxsize=10_000)
-def _hash(key: bytes) -> int:
-    """Hash as Kafka's default partitioner does. The client's is written in Python, and a task's keys come again."""
-    hashed: int = murmur2(key) & 0x7FFFFFFF
-    return hashed
+    return random.randrange(count) if record.key is None else (murmur2(record.key) & 0x7FFFFFFF) % count  # noqa: S311

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     """Where unreadable commands go, besides their rejection."""
     store_url: SecretStr = SecretStr("sqlite:///user-tasks.db")
     """`sqlite:///FILE` for one worker, `postgresql://user:password@host/database` for many."""
-    max_batch_records: Annotated[int, Field(ge=1, le=10_000)] = 2000
+    max_batch_records: Annotated[int, Field(ge=1, le=10_000)] = 3000
     """Commands decided together: bounds a store transaction and a Kafka transaction."""
     max_record_bytes: Annotated[int, Field(ge=1000, le=100_000_000)] = 1_000_000
     """Key, value and headers of the largest event; a command that would lead to a larger one is refused."""

@@ -37,9 +37,14 @@ def write(value: object) -> bytes:
     return to_json(value)
 
 
-def _parse(raw: bytes) -> object:
+def _parse(raw: bytes) -> Any:
     try:
-        return _DECODER.decode(raw.decode("utf-8"))
+        text = raw.decode("utf-8")
+        if text.startswith("{"):  # as a rule there is no space around the object, and looking for it takes a while
+            value, end = _DECODER.raw_decode(text)
+            if end == len(text):
+                return value
+        return _DECODER.decode(text)
     except UnicodeDecodeError:
         raise NotStrictJsonError("The value is not UTF-8.") from None
     except json.JSONDecodeError:
