@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,11 +42,13 @@ class EmbeddedPostgresError(Exception):
 class EmbeddedPostgres:
     """One PostgreSQL server with a private data folder; a context manager that starts and stops it.
 
-    `url` is valid after `start`, and stays the same over `kill`, `terminate` and `restart`.
+    `url` is valid after `start`, and stays the same over `kill`, `terminate` and `restart`. `settings` are the server's
+    own, in place of SETTINGS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self.url = ""
+        self._settings = {**SETTINGS, **(settings or {})}
         self._password = secrets.token_hex(8)
         self._port = 0
         self._folder = Path()
@@ -131,7 +134,7 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(f"The database cluster could not be made.\n{self._log_tail()}")
 
     def _launch(self, timeout_s: float) -> None:
-        settings = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self._port)}.items()]
+        settings = [f"--{name}={value}" for name, value in {**self._settings, "port": str(self._port)}.items()]
         self._process = self._spawn("postgres", "-D", str(self._data), *settings)
         self._watcher = end_with_parent(self._process)
         self._wait_until_ready(self._process, timeout_s)

@@ -1,0 +1,1 @@
+"""How fast the worker is, beside its peers, in one run: `python -m benchmarks --help`."""
