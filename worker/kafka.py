@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLContext, SSLError
 from typing import Any, Final
 
 import structlog
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.settings import Settings, SettingsError
 
@@ -51,18 +55,54 @@ def client_options(settings: Settings) -> dict[str, Any]:
         "security_protocol": settings.kafka_security_protocol,
         "client_id": "user-task-worker",
     }
-    if settings.kafka_sasl_mechanism and settings.kafka_sasl_password:
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl_plain_username"] = settings.kafka_sasl_username
-        options["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options |= _login(settings)
     if settings.kafka_security_protocol.endswith("SSL"):
-        files = (settings.kafka_ssl_cafile, settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
-        try:
-            cafile, certfile, keyfile = (str(file) if file else None for file in files)
-            options["ssl_context"] = create_ssl_context(cafile=cafile, certfile=certfile, keyfile=keyfile)
-        except OSError as error:  # ssl.SSLError is one
-            raise SettingsError(f"USERTASK_KAFKA_SSL_…: {type(error).__name__}: {error.strerror}") from None
+        options["ssl_context"] = _ssl_context(settings)
     return options
+
+
+def _login(settings: Settings) -> dict[str, Any]:
+    login: dict[str, Any] = {"sasl_mechanism": settings.kafka_sasl_mechanism}
+    if settings.kafka_sasl_mechanism == "OAUTHBEARER" and settings.kafka_sasl_token_file:
+        return login | {"sasl_oauth_token_provider": _TokenFile(settings.kafka_sasl_token_file)}
+    if settings.kafka_sasl_password:
+        login["sasl_plain_username"] = settings.kafka_sasl_username
+        login["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
+    return login
+
+
+class _TokenFile(AbstractTokenProvider):
+    """Gives the token that the file has now: whoever issues tokens replaces it before it expires."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def token(self) -> str:
+        """Read the token. Raise OSError, which the client takes for a connection that failed."""
+        try:
+            text = (await asyncio.to_thread(self._path.read_bytes)).decode("ascii").strip()
+        except OSError as error:
+            raise OSError(error.errno, f"USERTASK_KAFKA_SASL_TOKEN_FILE cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            text = ""
+        if not text.isprintable() or not text:
+            raise OSError("USERTASK_KAFKA_SASL_TOKEN_FILE has no token")
+        return text
+
+
+def _ssl_context(settings: Settings) -> SSLContext:
+    files = {name: getattr(settings, f"kafka_ssl_{name}") for name in ("cafile", "certfile", "keyfile")}
+    for name, path in files.items():
+        try:
+            _ = path and path.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"USERTASK_KAFKA_SSL_{name.upper()} cannot be read: {error.strerror}") from None
+    try:
+        # with an empty password OpenSSL asks nobody for the right one
+        return create_ssl_context(**files, password="")
+    except SSLError as error:
+        raise SettingsError(f"USERTASK_KAFKA_SSL_…: these are no certificates, or not their key: {error}") from None
 
 
 async def check_cluster(settings: Settings) -> Mapping[str, TopicShape]:
@@ -71,7 +111,8 @@ async def check_cluster(settings: Settings) -> Mapping[str, TopicShape]:
     Raise BrokerUnreachableError or TopicsNotReadyError.
     """
     try:
-        if not settings.accept_at_least_once and await is_below_4_0(settings):
+        is_old = await is_below_4_0(settings)
+        if is_old and not settings.accept_at_least_once:
             raise TopicsNotReadyError(
                 "the broker is older than 4.0, where a takeover may publish outcomes twice: upgrade it, or set"
                 " USERTASK_ACCEPT_AT_LEAST_ONCE=true"
@@ -124,22 +165,46 @@ async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> di
 
 
 async def is_below_4_0(settings: Settings) -> bool:
-    """Tell whether the broker is too old. Raise KafkaError or OSError if it does not answer."""
-    client = AIOKafkaClient(**client_options(settings))
+    """Tell whether the broker is too old. Raise BrokerUnreachableError, which says why none answers."""
+    options = client_options(settings)
+    addresses = collect_hosts(options.pop("bootstrap_servers"))
+    failures = []
+    for host, port, _ in addresses:
+        try:
+            async with asyncio.timeout(settings.start_timeout_s / len(addresses)):
+                return await _is_below_4_0(host, port, options)
+        except (KafkaError, OSError) as error:  # TimeoutError is one
+            failures.append(f"{host}:{port}: {_why(error)}")
+    raise BrokerUnreachableError("; ".join(failures))
+
+
+async def _is_below_4_0(host: str, port: int, options: Mapping[str, Any]) -> bool:
+    """Ask over a bare connection: a client would say in its log alone why it cannot connect."""
+    connection = await create_conn(host, port, **options)
     try:
-        async with asyncio.timeout(settings.start_timeout_s):
-            await client.bootstrap()
-            response = await client.send(client.get_random_node(), ApiVersionRequest())
+        await connection.send(MetadataRequest([]))  # answered only to whom the broker lets in
+        response = await connection.send(ApiVersionRequest())
     finally:
-        await client.close()
+        await connection.close()
     fetch = next((min_version for key, min_version, _ in response.api_versions if key == _FETCH), 0)
     return fetch < _FETCH_MIN_VERSION_OF_4_0
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KafkaConnectionError):
+        return f"{error}; do USERTASK_KAFKA_SECURITY_PROTOCOL and the certificate or token fit?"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
 
 
 def _check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
     missing = [name for name in topic_names(settings) if name not in shapes]
     if missing:
-        raise TopicsNotReadyError(f"missing topics: {', '.join(missing)}; `user-task-worker topics create` makes them")
+        raise TopicsNotReadyError(
+            f"missing topics: {', '.join(missing)}; `user-task-worker topics create` makes them. If they are there, the"
+            " right to them is missing"
+        )
     commands, dead_letters = shapes[settings.commands_topic], shapes[settings.dead_letters_topic]
     if dead_letters.partitions < commands.partitions:
         raise TopicsNotReadyError(

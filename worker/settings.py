@@ -36,18 +36,20 @@ class Settings(BaseSettings):
     """Brokers to start from: `host:port`, separated by commas."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How to talk to the brokers."""
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     """How to log in, where the security protocol is a SASL one."""
     kafka_sasl_username: str | None = None
     """The SASL user."""
     kafka_sasl_password: SecretStr | None = None
     """The SASL password."""
+    kafka_sasl_token_file: Path | None = None
+    """The file with the token of OAUTHBEARER. It is read at each login, so that the token can be renewed."""
     kafka_ssl_cafile: Path | None = None
     """CA certificates (PEM) to trust; the system's if not given."""
     kafka_ssl_certfile: Path | None = None
     """The client's certificate (PEM), for mutual TLS."""
     kafka_ssl_keyfile: Path | None = None
-    """The key of the client's certificate (PEM)."""
+    """The key of the client's certificate (PEM, not encrypted); none if it is in the same file."""
     group_id: Annotated[str, Field(min_length=1, max_length=200)] = "user-task-worker"
     """The consumer group; transactional ids start with it."""
     commands_topic: Topic = "user-task.commands"
@@ -137,12 +139,21 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> "Settings":
-        needs_login = self.kafka_security_protocol.startswith("SASL")
-        login = (self.kafka_sasl_mechanism, self.kafka_sasl_username, self.kafka_sasl_password)
-        if needs_login and None in login:
+        if not self.kafka_security_protocol.startswith("SASL"):
+            return self
+        if self.kafka_sasl_mechanism == "OAUTHBEARER":
+            if self.kafka_sasl_token_file is None:
+                raise ValueError("USERTASK_KAFKA_SASL_MECHANISM: OAUTHBEARER needs USERTASK_KAFKA_SASL_TOKEN_FILE")
+        elif None in (self.kafka_sasl_mechanism, self.kafka_sasl_username, self.kafka_sasl_password):
             raise ValueError(
                 "USERTASK_KAFKA_SECURITY_PROTOCOL: SASL needs USERTASK_KAFKA_SASL_MECHANISM, …_USERNAME and …_PASSWORD"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_is_complete(self) -> "Settings":
+        if self.kafka_ssl_keyfile is not None and self.kafka_ssl_certfile is None:
+            raise ValueError("USERTASK_KAFKA_SSL_KEYFILE: a key is of no use without USERTASK_KAFKA_SSL_CERTFILE")
         return self
 
     @property

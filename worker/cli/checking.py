@@ -61,9 +61,9 @@ def _settings(settings: Settings) -> Finding:
 async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding]]:
     skipped = [Finding(name, "skipped", "the broker does not answer") for name in _WITHOUT_BROKER]
     try:
+        is_old = await is_below_4_0(settings)  # first: it can say why no broker answers
         async with administering(settings) as admin:
             facts = await read_facts(admin, settings)
-        is_old = await is_below_4_0(settings)
     except BrokerUnreachableError as error:
         return None, [bad("broker", str(error), is_unreachable=True), *skipped]
     except (KafkaError, OSError) as error:
