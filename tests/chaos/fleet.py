@@ -3,11 +3,12 @@
 import asyncio
 import sys
 import uuid
+from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from tests.integration.harness import Worker
+from tests.integration.harness import Worker, free_port
 from worker.stores.postgres import migrate
 
 
@@ -15,6 +16,15 @@ class ChaosWorker(Worker):
     """A worker that obeys USERTASK_TEST_… variables; without them it is like any other."""
 
     command = (sys.executable, "-m", "tests.chaos.failing_worker")
+
+
+class DoomedWorker(ChaosWorker):
+    """One that is not waited for: its moment may come before anybody could see that it was ready."""
+
+    def __enter__(self) -> Self:
+        self.env = self.env | {"USERTASK_HTTP_PORT": str(free_port())}
+        self.start()
+        return self
 
 
 def database(server_url: str) -> str:

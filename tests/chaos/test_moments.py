@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.failing_worker import MOMENTS
-from tests.chaos.fleet import ChaosWorker, database
+from tests.chaos.fleet import ChaosWorker, DoomedWorker, database
 from tests.chaos.judge import Load, Verdict, await_committed, judge, outcomes
 from tests.integration.harness import environment, make_topics
 
@@ -57,7 +57,7 @@ def finish(kafka, topics, env, load, folder) -> Verdict:
 def test_kill_at(moment, kafka, store_url, tmp_path):
     topics, env = settings_for(kafka, store_url)
     with Load(kafka.bootstrap_servers, topics.commands, commands_per_s=500) as load:
-        with ChaosWorker(env | fail_at(moment, "KILL"), tmp_path) as worker:
+        with DoomedWorker(env | fail_at(moment, "KILL"), tmp_path) as worker:
             assert worker.has_ended(within_s=60), worker.stderr()
             assert worker.process.returncode == -signal.SIGKILL
 
@@ -80,7 +80,7 @@ def await_stopped(worker: ChaosWorker) -> None:
 
 def stop_and_wake_a_worker(kafka, topics, env, load, tmp_path, fault) -> list[str]:
     """Stop one worker at the moment, let a successor take over, wake the zombie, and let both work on."""
-    with ChaosWorker(env | fault, tmp_path) as zombie:
+    with DoomedWorker(env | fault, tmp_path) as zombie:
         await_stopped(zombie)
         with ChaosWorker(env, tmp_path) as successor:  # ready: it has joined and taken everything over
             load.pause_until_committed(env["USERTASK_GROUP_ID"])
@@ -107,7 +107,7 @@ def test_control_without_fencing_the_same_run_shows_outcomes_twice(kafka, postgr
     topics, env = settings_for(kafka, postgres_url)
     env |= {"USERTASK_TEST_WITHOUT": "fence"}
     with Load(kafka.bootstrap_servers, topics.commands, commands_per_s=500) as load:
-        with ChaosWorker(env | fail_at("after-offsets", "STOP", without="fence"), tmp_path) as zombie:
+        with DoomedWorker(env | fail_at("after-offsets", "STOP", without="fence"), tmp_path) as zombie:
             await_stopped(zombie)
             with ChaosWorker(env, tmp_path) as successor:
                 # awake before the broker ends its transaction; what fencing would have done by now
@@ -127,7 +127,7 @@ def test_control_without_the_compare_and_set_the_store_goes_back(kafka, postgres
     fault = fail_at("before-store-transaction", "STOP", without="compare-and-set")
     with (
         Load(kafka.bootstrap_servers, topics.commands, commands_per_s=500) as load,
-        ChaosWorker(env | fault, tmp_path) as zombie,
+        DoomedWorker(env | fault, tmp_path) as zombie,
     ):
         await_stopped(zombie)
         with ChaosWorker(env, tmp_path) as successor:
