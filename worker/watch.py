@@ -23,7 +23,7 @@ from worker.telemetry.progress import Progress, Step
 log = structlog.stdlib.get_logger(__name__)
 
 _LOOKS_PER_LIMIT: Final = 12
-_LONGEST_INTERVAL_S: Final = 5
+_LONGEST_INTERVAL_S: Final = 2
 _LONGEST_PATIENCE_S: Final = 3
 _JOIN: Final = "the group is not joined"
 _TAKEOVER: Final = "no takeover of the assigned partitions begins"
@@ -134,11 +134,19 @@ class Watch:
         return steps
 
     async def _ask_store(self) -> None:
-        """Ping, and wait no longer than the caller does. A ping that takes longer goes on: the next look meets it."""
+        """Ping, and wait no longer than the caller does. A ping that takes longer goes on: the next look meets it.
+
+        Readiness hears of it at once: a store that hangs would be noticed only when its statements time out.
+        """
         if self._ping is None or self._ping.done():
             self._ping = asyncio.create_task(self._store.ping(), name="watch-ping")
             self._ping.add_done_callback(_retrieve)
-        await asyncio.shield(self._ping)
+        answered = False
+        try:
+            await asyncio.shield(self._ping)
+            answered = True
+        finally:
+            self._health.set_store_reachable(answered)
 
     def _dead_tasks(self) -> Iterator[str]:
         """Give the tasks without which the Kafka client looks well and gets nothing; it does not say when one ends."""
