@@ -1,8 +1,8 @@
 """`python -m tests.chaos.failing_worker`: a worker that kills or stops itself at an exact moment, once.
 
 What is added to the worker is here, not in it. USERTASK_TEST_MOMENT names the moment, USERTASK_TEST_SIGNAL what happens
-there (KILL or STOP), USERTASK_TEST_COUNT the how manieth time. USERTASK_TEST_WITHOUT takes a guard away (`fence` or
-`compare-and-set`), for the controls: then the same tests must fail.
+there (KILL or STOP), USERTASK_TEST_COUNT the how manieth time. USERTASK_TEST_WITHOUT takes a guard away (`fence`,
+`compare-and-set` or `replacement`), for the controls: then the same tests must fail.
 """
 
 import asyncio
@@ -75,7 +75,13 @@ class FailingProducer(AIOKafkaProducer):
 
 
 class FailingPublishers(Publishers):
-    """Makes failing producers; without fencing, if told so."""
+    """Makes failing producers; without fencing or without replacing one that may have sent twice, if told so."""
+
+    async def start(self):
+        publisher = await super().start()
+        if without == "replacement":
+            publisher.raise_if_spent = lambda: None
+        return publisher
 
     def _producer(self, transactional_id, retry_backoff_s):
         return FailingProducer(

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from tests.chaos.fleet import ChaosWorker
 from tests.chaos.judge import Load, await_committed, judge, outcomes
 from tests.chaos.proxy import Cut, Proxy
-from tests.integration.harness import environment, make_topics
+from tests.integration.harness import PARTITIONS, environment, make_topics
 from worker.embedded import HOST, EmbeddedKafka, free_port
 
 OUTAGE_S = 12  # longer than the broker lets a transaction wait
@@ -86,9 +86,13 @@ def test_a_connection_cut_at_a_request_of_every_batch(kind, when, kafka_and_prox
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", AT_TAKEOVER)
 def test_a_connection_cut_at_a_request_of_a_takeover(kind, when, kafka_and_proxy, tmp_path):
-    """At the first start, and again when the worker was away for so long that the group gave it up."""
+    """At the first start, and again when the worker was away for so long that the group gave it up.
+
+    A takeover asks for the offsets of all partitions side by side, and asks again for all that a cut has left without
+    an answer. Were every third request cut, none of three would ever be answered; so as many as that pass in a row.
+    """
     kafka, proxy = kafka_and_proxy
-    start, again = (Cut(AT_TAKEOVER[kind], when, first=1, every=3) for _ in range(2))
+    start, again = (Cut(AT_TAKEOVER[kind], when, first=1, every=PARTITIONS + 1) for _ in range(2))
     with proxy.cutting(start), judged_run(kafka_and_proxy, tmp_path) as worker:
         await_cuts(start, 1, worker)
         with proxy.cutting(again):
@@ -116,6 +120,22 @@ def test_a_late_first_copy_cannot_touch_the_next_transaction(kind, kafka_and_pro
         await_cuts(cut, CUTS, worker)
 
     assert set(cut.error_codes) == {INVALID_PRODUCER_EPOCH}, cut
+
+
+@pytest.mark.parametrize("kind", UNTIL)
+def test_control_a_producer_that_is_not_replaced_lets_a_late_first_copy_in(kind, kafka_and_proxy, tmp_path):
+    kafka, proxy = kafka_and_proxy
+    topics = make_topics(kafka)
+    env = environment(proxy.bootstrap_servers, topics, tmp_path / "tasks.db")
+    cut = Cut(OFTEN[kind], "late", first=3, every=5, until=OFTEN[UNTIL[kind]])
+    with (
+        proxy.cutting(cut),
+        Load(kafka, topics.commands, commands_per_s=300),
+        ChaosWorker(env | {"USERTASK_TEST_WITHOUT": "replacement"}, tmp_path) as worker,
+    ):
+        await_cuts(cut, 1, worker)
+
+    assert cut.error_codes[0] == 0, "the check is blind: the broker refuses a late copy by itself"
 
 
 def test_a_network_that_is_away_for_longer_than_a_transaction_may_last(kafka_and_proxy, tmp_path):
