@@ -38,6 +38,8 @@ class Poller:
         """Partitions of which one holds a record that cannot be read."""
         self._culprit: TopicPartition | None = None
         """The one that does, to be read record by record."""
+        self._last_culprit: TopicPartition | None = None
+        """Looked at first: whoever writes one such record writes more."""
         self._handed_out: dict[int, int] = {}
         self._is_wanted = False
         """Whether somebody waits for the poll under way; until then it goes on collecting."""
@@ -64,7 +66,7 @@ class Poller:
             commands = polling.result()
         except UnicodeDecodeError:
             log.warning("undecodable_record_met")
-            self._suspects.extend(partitions)
+            self._suspects.extend(sorted(partitions, key=lambda tp: tp != self._last_culprit))
             raise
         if commands:
             self._begin()
@@ -120,12 +122,21 @@ class Poller:
 
     async def _poll_suspect(self, tp: TopicPartition) -> list[Record]:
         """Poll one partition alone: getmany raises without saying for which, and would do so for ever."""
+        if await self._is_at_its_end(tp):
+            return []  # without the wait for what does not come, which each idle partition would cost
         try:
             return await self._poll_one(tp, self._max_records)
         except UnicodeDecodeError:
-            self._culprit = tp  # its position has not moved
+            self._culprit = self._last_culprit = tp  # its position has not moved
             self._suspects.clear()
             return []
+
+    async def _is_at_its_end(self, tp: TopicPartition) -> bool:
+        position = await self._consumer.position(tp)
+        if tp not in self._consumer.assignment():
+            return True  # a rebalance came in between
+        end: int | None = self._consumer.last_stable_offset(tp)
+        return end is not None and position >= end
 
     async def _poll_record_by_record(self, tp: TopicPartition) -> list[Record]:
         """Take one record, until the one that cannot be read is met and stepped over.

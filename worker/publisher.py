@@ -23,6 +23,8 @@ TRANSACTION_TIMEOUT_S: Final = 10
 RETRY_BACKOFF_S: Final = 0.5
 """Far above what a commit takes, even on a busy machine: one that takes longer may have been sent twice."""
 _FENCE_BACKOFF_S: Final = 0.02
+_MARKERS_S: Final = 0.02
+"""Longer than the broker takes, as a rule, to write the last transaction's markers."""
 _PUBLISH_DEADLINE_S: Final = TRANSACTION_TIMEOUT_S * 0.8
 _STOP_GRACE_S: Final = 1
 _MAX_PRODUCE_BATCH_BYTES: Final = 1_000_000
@@ -148,6 +150,10 @@ class Publisher:
         await self._producer.begin_transaction()
         # awaited before the offsets: sent side by side, the broker stalls both; unawaited, a lost record goes unnoticed
         await asyncio.gather(*await self._send(await self._batches(records)))
+        if not records:
+            # The offsets come first then. Before the last transaction's markers are written they are put off by the
+            # whole back-off, as if they had to be sent twice.
+            await asyncio.sleep(_MARKERS_S)
         started_s = time.monotonic()
         await self._producer.send_offsets_to_transaction(dict(offsets), self._group_id)
         await self._producer.commit_transaction()

@@ -9,14 +9,18 @@ from confluent_kafka.admin import NewTopic
 from tests.chaos.judge import Sent, await_committed, judge, outcomes, story
 from tests.integration.harness import (
     DEAD_LETTER_MAX_BYTES,
+    PARTITIONS,
     REJECTED,
     Topics,
+    Unsent,
     Wire,
     Worker,
     cloud_event,
     create_topics,
+    encoded,
     environment,
     fresh_id,
+    make_topics,
 )
 
 TASKS = 190
@@ -85,3 +89,18 @@ def test_a_thousand_mixed_commands_are_one_store_transaction_and_one_kafka_trans
     assert "usertask_store_transaction_seconds_count 1.0" in applied
     assert "usertask_batch_records_sum 1000.0" in applied
     assert commits <= 3  # the takeover's claim, the batch, and the note of what is published
+
+
+def test_batches_of_nothing_but_duplicates_are_committed_by_one_producer(kafka, tmp_path):
+    """Their transactions have no records, so that the offsets come first, right after the last transaction."""
+    topics = make_topics(kafka.bootstrap_servers)
+    env = environment(kafka.bootstrap_servers, topics, tmp_path / "tasks.db", MAX_BATCH_RECORDS="10")
+    with Worker(env, tmp_path) as worker, Wire(kafka.bootstrap_servers, topics, worker.watch) as wire:
+        again = [Unsent(encoded({"userTaskKey": "1"}), b"1", cloud_event(command_id=fresh_id()))] * 500
+        wire.send_all(again)
+        await_committed(kafka.bootstrap_servers, topics.commands, env["USERTASK_GROUP_ID"], 60)
+
+        metrics = worker.get("/metrics")[1]
+        assert "usertask_duplicates_total 499.0" in metrics
+        assert f"usertask_takeovers_total {PARTITIONS}.0" in metrics
+        assert "producer_replaced" not in worker.stderr()
