@@ -183,14 +183,13 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._rewind(session)
         except KafkaError as error:
             await self._rewind(session)
-            if self._poll_failure != type(error).__name__:
-                self._poll_failure = type(error).__name__
-                log.warning("poll_failed", reason=in_words(error))
+            self._parts.reporter.poll_failed(error, first=self._poll_failure != type(error).__name__)
+            self._poll_failure = type(error).__name__
             await asyncio.sleep(_TICK_S)  # getmany raises at once, again and again
         else:
             if self._poll_failure is not None:
                 self._poll_failure = None
-                log.info("poll_resumed")
+                self._parts.reporter.poll_resumed()
             await self._process(session, commands)
 
     async def _rewind(self, session: Session | None) -> None:

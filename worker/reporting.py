@@ -41,6 +41,8 @@ class Reporter:
         self._batches = Allowance(_BATCH_LINES_PER_S)
         self._in_progress = 0
         self._paused_at_s: float | None = None
+        self._pause_reason: str | None = None
+        self._fetching = True
         self._consumed = metrics.messaging_client_consumed_messages_total.labels("kafka", "poll", topic, group_id)
         self._processed = metrics.messaging_process_duration_seconds.labels("kafka", "process", topic, group_id)
         self._committed = metrics.messaging_client_operation_duration_seconds.labels("kafka", "commit", topic, group_id)
@@ -164,6 +166,17 @@ class Reporter:
             self._paused(reason)
             log.warning("consumer_paused", reason=in_words(error))
 
+    def poll_failed(self, error: Exception, *, first: bool) -> None:
+        """Tell that commands cannot be fetched, though partitions may be held; log it if it is news."""
+        self._set_fetching(fetching=False)
+        if first:
+            log.warning("poll_failed", reason=in_words(error))
+
+    def poll_resumed(self) -> None:
+        """Tell that commands are fetched again."""
+        self._set_fetching(fetching=True)
+        log.info("poll_resumed")
+
     def lost(self, held: Mapping[int, Held], fenced_by: str | None) -> None:
         """Tell that partitions are no longer held; and by what (`store` or `kafka`), if another owner was the cause."""
         for partition in held:
@@ -182,8 +195,18 @@ class Reporter:
             self._paused_at_s = None
 
     def _paused(self, reason: str | None) -> None:
+        self._pause_reason = reason
+        self._show_pauses()
+
+    def _set_fetching(self, *, fetching: bool) -> None:
+        self._fetching = fetching
+        self._health.set_fetching(fetching)
+        self._show_pauses()
+
+    def _show_pauses(self) -> None:
+        reasons = {self._pause_reason, None if self._fetching else "kafka"}
         for known in PAUSE_REASONS:
-            self._metrics.consumer_paused.labels(known).set(known == reason)
+            self._metrics.consumer_paused.labels(known).set(known in reasons)
 
 
 def _about(received: Received, refusal: Refusal) -> dict[str, str]:

@@ -123,14 +123,14 @@ class Watch:
         held = {TopicPartition(self._topic, partition): one for partition, one in standing.held.items()}
         ends = await self._consumer.end_offsets(list(held) or [TopicPartition(self._topic, 0)])
         steps = {
-            _JOIN: Step(standing.rebalances, not standing.joined),
-            _TAKEOVER: Step(standing.rebalances, standing.may_take_over),
+            _JOIN: Step((standing.rebalances,), not standing.joined),
+            _TAKEOVER: Step((standing.rebalances,), standing.may_take_over),
         }
         for tp, one in held.items():
             position = await self._consumer.position(tp)
             unpublished = one.published < standing.handed_out.get(tp.partition, 0)
-            steps[f"partition {tp.partition} is not read"] = Step(position, position < ends[tp])
-            steps[f"partition {tp.partition} is not worked off"] = Step(one.applied + one.published, unpublished)
+            steps[f"partition {tp.partition} is not read"] = Step((one.applied, position), position < ends[tp])
+            steps[f"partition {tp.partition} is not worked off"] = Step((one.applied + one.published,), unpublished)
         return steps
 
     async def _ask_store(self) -> None:

@@ -225,12 +225,14 @@ def test_a_right_that_is_taken_away_stops_the_worker_and_loses_nothing(
     it = case(acls=[*without(acl), acl._replace(operation="Describe")])
     topic = it.env[f"USERTASK_{setting}"]
     assert list(it.checked(4)) == [line.format(topic)]
-    with Worker(it.env, it.folder) as worker, Wire(broker.admin, topics, worker.watch) as wire:
+    with running(it) as worker, Wire(broker.admin, topics, worker.watch) as wire:
         command = cloud_event(CREATE, "waits")
         position = wire.send(encoded({"userTaskKey": fresh_key()}), headers=command)
         worker_says(worker, event, topic)
         assert wire.events() == []
+        assert (worker.get("/livez")[0], worker.get("/readyz")[0]) == (200, 503)
         broker.allow(it.env, [acl])
+        worker.await_ready()
         assert len(wire.outcomes(position, "waits")) == 1
         assert worker.terminate() == 0
 

@@ -95,6 +95,7 @@ def test_a_worker_that_joined_and_took_over_and_reaches_its_store_is_ready(healt
         (lambda health: health.set_joined(False), "group_joined"),
         (lambda health: health.set_taken_over(False), "partitions_taken_over"),
         (lambda health: health.set_store_reachable(False), "store_reachable"),
+        (lambda health: health.set_fetching(False), "commands_fetched"),
         (lambda health: health.set_stopping(), "not_stopping"),
     ],
 )
@@ -159,6 +160,7 @@ def test_a_verbose_probe_answers_every_check_in_json(server: HealthServer, healt
         "group_joined": False,
         "partitions_taken_over": False,
         "store_reachable": False,
+        "commands_fetched": True,
         "not_stopping": True,
     }
     make_ready(health)

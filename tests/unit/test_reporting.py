@@ -5,6 +5,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
@@ -115,9 +116,9 @@ def test_telling_of_a_flood_costs_little(it: Bench) -> None:
     report = Report(refusals=refusals, transitions=[transition(UserTaskState.CREATED)] * 1000)
     costs_s = []
     for _ in range(20):
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         it.reporter.saved(2000, report, 0.01)
-        costs_s.append(time.perf_counter() - started_s)
+        costs_s.append(time.process_time() - started_s)
     assert sorted(costs_s)[10] < 0.002
 
 
@@ -168,6 +169,22 @@ def test_a_worker_without_partitions_is_not_paused_for_ever(it: Bench) -> None:
     assert it.sample('usertask_consumer_paused{reason="kafka"}') == 1
     it.reporter.standing_by()
     assert it.sample('usertask_consumer_paused{reason="kafka"}') == 0
+
+
+def test_a_fetch_that_fails_makes_it_unready_and_shows_as_a_pause_beside_any_other(it: Bench) -> None:
+    it.reporter.assigned([])
+    it.reporter.taken_over([0], "publisher", refused=True)
+    with capture_logs() as lines:
+        for first in (True, False, False):
+            it.reporter.poll_failed(KafkaError("no"), first=first)
+        assert "commands_fetched" in [check.name for check in it.health.ready()[1] if not check.ok]
+        assert it.sample('usertask_consumer_paused{reason="kafka"}') == 1
+        assert it.sample('usertask_consumer_paused{reason="refused"}') == 1
+        it.reporter.poll_resumed()
+    assert [line["event"] for line in lines] == ["poll_failed", "poll_resumed"]
+    assert "commands_fetched" not in [check.name for check in it.health.ready()[1] if not check.ok]
+    assert it.sample('usertask_consumer_paused{reason="kafka"}') == 0
+    assert it.sample('usertask_consumer_paused{reason="refused"}') == 1
 
 
 def test_a_refused_partition_is_a_reason_too(it: Bench) -> None:

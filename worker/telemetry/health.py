@@ -36,6 +36,7 @@ class Health:
         self._joined = False
         self._taken_over = False
         self._store_reachable = False
+        self._fetching = True
         self._stopping = False
         self._paused: str | None = None
         self._checks: dict[str, Check] = {}
@@ -59,6 +60,11 @@ class Health:
         """Tell whether the store answered when last asked."""
         with self._lock:
             self._store_reachable = reachable
+
+    def set_fetching(self, fetching: bool) -> None:  # noqa: FBT001 (a setter)
+        """Tell whether the last attempt to fetch commands went well."""
+        with self._lock:
+            self._fetching = fetching
 
     def set_stopping(self) -> None:
         """Tell that the worker drains and ends; there is no way back."""
@@ -92,11 +98,12 @@ class Health:
         """Tell whether commands are being worked off, or would be if there were any."""
         with self._lock:
             joined, taken_over = self._joined, self._taken_over
-            reachable, stopping = self._store_reachable, self._stopping
+            reachable, fetching, stopping = self._store_reachable, self._fetching, self._stopping
         return _judge(
             _check("group_joined", joined, "a member of the consumer group", "not a member of the consumer group"),
             _check("partitions_taken_over", taken_over, "all that are assigned", "some are still to be taken over"),
             _check("store_reachable", reachable, "the store answers", "the store does not answer"),
+            _check("commands_fetched", fetching, "Kafka gives commands", "Kafka gives none: see poll_failed"),
             _check("not_stopping", not stopping, "at work", "draining before the end"),
         )
 

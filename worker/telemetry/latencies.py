@@ -31,8 +31,12 @@ class Latencies(Collector):
         registry.register(self)
 
     def observe(self, timestamps_ms: Sequence[int], now_ms: float) -> None:
-        """Measure from each of these instants until now. One that lies ahead, by a sender's clock, counts as now."""
+        """Measure from each of these instants until now. One that lies ahead, by a sender's clock, counts as now.
+
+        A negative one stands for a record without timestamp, and is left out.
+        """
         ascending = sorted(timestamps_ms)  # nearly so already, and then cheap
+        del ascending[: bisect_left(ascending, 0)]
         total = len(ascending)
         past = bisect_left(ascending, now_ms)
         with self._lock:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Step:
     """How far something was when it was looked at."""
 
-    reached: int
-    """Any figure that grows with each kind of progress."""
+    reached: tuple[int, ...]
+    """Figures that grow with progress. Where an earlier one grows, a later one may begin anew."""
     waiting: bool
     """Whether there is something for it to do."""
 
@@ -27,7 +27,7 @@ class Progress:
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_s = limit_s
         self._clock = clock
-        self._marks: dict[str, tuple[int, float]] = {}  # how far, and since when
+        self._marks: dict[str, tuple[tuple[int, ...], float]] = {}  # how far, and since when
 
     def look(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """Take down how far things are; give those that stand still for too long, with the seconds.
@@ -43,7 +43,7 @@ class Progress:
         """Start all times anew, since nothing can be seen now."""
         self._marks.clear()
 
-    def _mark(self, name: str, step: Step, now_s: float) -> tuple[int, float]:
+    def _mark(self, name: str, step: Step, now_s: float) -> tuple[tuple[int, ...], float]:
         earlier = self._marks.get(name)
         if earlier is None or not step.waiting or step.reached > earlier[0]:
             return step.reached, now_s
