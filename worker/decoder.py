@@ -209,7 +209,7 @@ def _identify(attributes: Attributes, record: Record) -> tuple[str, str]:
 def _readable_correlation(record: Record, headers: Mapping[str, bytes]) -> str | None:
     """Find the correlation id of a record that is otherwise unreadable."""
     try:
-        if not is_structured(headers):
+        if not _is_surely_structured(headers):
             return correlation_from_headers(headers)
         correlation = read_object(record.value or b"", max_depth=MAX_DEPTH + 1).get("correlationid")
         return correlation_from_headers(
@@ -217,6 +217,13 @@ def _readable_correlation(record: Record, headers: Mapping[str, bytes]) -> str |
         )
     except (EnvelopeError, NotStrictJsonError):
         return None
+
+
+def _is_surely_structured(headers: Mapping[str, bytes]) -> bool:
+    try:
+        return is_structured(headers)
+    except EnvelopeError:
+        return False  # it may be that very header for which the record is refused
 
 
 def _user_task_key(members: dict[str, Any], record_key: bytes | None) -> int | None:

@@ -100,6 +100,10 @@ class Settings(BaseSettings):
             host, _, port = server.strip().rpartition(":") if ":" in server else (server.strip(), "", "9092")
             if not host or not port.isdecimal() or not 0 < int(port) <= _PORT_MAX:
                 raise ValueError("not host:port, separated by commas")
+            try:
+                host.encode("idna")
+            except UnicodeError:
+                raise ValueError("a host name with a part that is empty or too long") from None
         return servers
 
     @field_validator("reply_topics")

@@ -33,7 +33,7 @@ def read_object(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
 
 
 def write(value: object) -> bytes:
-    """Write compact JSON in UTF-8, of what `read_object` gives: it writes infinities and NaN as null."""
+    """Write compact JSON in UTF-8, of what `read_object` gives, which has neither infinities nor NaN."""
     return to_json(value)
 
 

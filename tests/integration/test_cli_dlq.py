@@ -419,6 +419,21 @@ def test_without_broker_or_topics_it_says_so(kafka, tmp_path, arguments):
     assert "missing topics: no." in missing.stderr
 
 
+def test_a_letter_that_somebody_else_wrote_hides_no_other(kafka, ward):
+    key = fresh_key()
+    letter = ward.died(b"no json", key=key.encode())
+    endless = b"9" * 5000  # more digits than Python turns into a number
+    about = [("__dlq.errors.topic", b"t"), ("__dlq.errors.partition", endless), ("__dlq.errors.offset", b"1")]
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    headers = [*about, ("dlq-redrive-count", endless)]
+    producer.produce(ward.wire.topics.dead_letters, b"x", key.encode(), headers=headers)
+    assert producer.flush(30) == 0
+
+    told = ward.told("list", "--key", key)
+
+    assert sorted((one["origin"] or "", one["redriveCount"]) for one in told) == [("", 0), (origin(letter), 0)]
+
+
 def test_an_empty_topic_has_no_letters(kafka, tmp_path):
     env = environment(kafka.bootstrap_servers, make_topics(kafka.bootstrap_servers))
     for arguments in (["list"], ["redrive", "--all"]):

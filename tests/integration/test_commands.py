@@ -339,6 +339,11 @@ def test_the_correlation_id_is_copied_to_the_rejection_of_a_value_that_cannot_be
     assert refusal.text("ce_correlationid") == "c-3"
 
 
+def test_the_correlation_id_is_copied_to_the_rejection_of_a_content_type(wire):
+    refusal = wire.malformed(b"{}", headers=[("content-type", b"text/plain"), ("ce_correlationid", b"c-4")])
+    assert refusal.text("ce_correlationid") == "c-4"
+
+
 @pytest.mark.parametrize(
     "correlation",
     [

@@ -105,6 +105,8 @@ def keys_seen(wire: Wire) -> list[bytes | None]:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        pytest.param("KAFKA_BOOTSTRAP_SERVERS", "kafka..local:9092", id="a host name with an empty part"),
+        pytest.param("KAFKA_BOOTSTRAP_SERVERS", f"{'k' * 64}.local:9092", id="a host name that is too long"),
         pytest.param("HTTP_PORT", "eighty", id="a port that is no number"),
         pytest.param("HTTP_PORT", "65536", id="a port that does not exist"),
         pytest.param("HTTP_PORT", "-2", id="a port below -1"),

@@ -20,10 +20,14 @@ def register(root: typer.Typer) -> None:
 def read_position(given: str) -> tuple[str, int, int]:
     """Read `TOPIC/PARTITION/OFFSET`, with or without a slash before it. Raise BadParameter."""
     parts = given.removeprefix("/").split("/")
-    numbers = [int(part) for part in parts[1:] if part.isdecimal() and part.isascii() and int(part) <= INT64_MAX]
+    numbers = [int(part) for part in parts[1:] if _is_number(part) and int(part) <= INT64_MAX]
     if len(parts) != _POSITION_PARTS or not parts[0] or len(numbers) != _POSITION_PARTS - 1 or numbers[0] >= 2**31:
         raise typer.BadParameter("not TOPIC/PARTITION/OFFSET")
     return parts[0], numbers[0], numbers[1]
+
+
+def _is_number(text: str) -> bool:
+    return len(text) <= len(str(INT64_MAX)) and text.isascii() and text.isdecimal()
 
 
 @app.command()
