@@ -26,11 +26,16 @@ class CommandType(StrEnum):
 
 
 class CompleteUserTask(PublishedModel):
-    """Ask that a user task be completed: the endpoint's request body, with the path parameter as a member."""
+    """Ask that a user task be completed: Camunda's `POST /user-tasks/{userTaskKey}/completion`, body and key."""
 
     user_task_key: UserTaskKey
+    """The task to complete: an int64, as a string or as an integer that every JSON parser keeps. Without it, or with
+    null, the record key is the user task key. There is no task with a key below 1: 404.
+    """
     variables: dict[str, Any] | None = None
+    """Merged shallowly into the task's variables, by name; null values are kept. Absent and null mean none."""
     action: Annotated[str, StringConstraints(max_length=255)] | None = None
+    """What the user has chosen, at most 255 characters; absent, null and empty mean `complete`. The event has it."""
 
     @property
     def effective_action(self) -> str:
@@ -39,10 +44,14 @@ class CompleteUserTask(PublishedModel):
 
 
 class CreateUserTask(UserTaskAttributes):
-    """Ask that a user task be created."""
+    """Ask that a user task be created. In Camunda the process does this; here it is a command."""
 
     user_task_key: PositiveKey
+    """The key of the new task: a positive int64, as a string or as an integer that every JSON parser keeps. Without it,
+    or with null, the record key is the user task key.
+    """
     variables: dict[str, Any] | None = None
+    """The task's first variables. Absent and null mean none."""
 
     def attributes(self) -> dict[str, Any]:
         """Give the task's attributes as JSON members, defaults filled in, absent ones left out."""
@@ -51,9 +60,12 @@ class CreateUserTask(UserTaskAttributes):
 
 
 class CancelUserTask(PublishedModel):
-    """Ask that a user task be canceled."""
+    """Ask that a user task be canceled, as Camunda does when the process leaves it."""
 
     user_task_key: UserTaskKey
+    """The task to cancel: an int64, as a string or as an integer that every JSON parser keeps. Without it, or with
+    null, the record key is the user task key. There is no task with a key below 1: 404.
+    """
 
 
 Command = CompleteUserTask | CreateUserTask | CancelUserTask

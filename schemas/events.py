@@ -23,14 +23,20 @@ class UserTaskEvent(UserTaskAttributes):
     model_config = ConfigDict(extra="ignore")
 
     user_task_key: PositiveKey
+    """Which task: a positive int64, always as a string. Also the record key and `ce_subject`."""
     state: Annotated[UserTaskState, Field(strict=False)]
+    """Where the task stands after the transition."""
     action: str
     """The command's action; `create` and `cancel` for the other two."""
     variables: dict[str, Any]
-    """Those of the command, not all of the task's."""
+    """Those of the command, not all of the task's; empty for cancel."""
     version: Annotated[int, Field(ge=1)]
     """The number of the task's transitions, this one included."""
     command_id: str
+    """The id of the command that caused it: its `ce_id`, else its `idempotency-key`, else `topic/partition/offset`."""
     created_at: Instant
+    """When the task was created: RFC 3339, in UTC with milliseconds."""
     completed_at: Instant | None = None
+    """When the task was completed: RFC 3339, in UTC with milliseconds. Left out unless it was."""
     canceled_at: Instant | None = None
+    """When the task was canceled: RFC 3339, in UTC with milliseconds. Left out unless it was."""

@@ -51,31 +51,45 @@ DEAD_LETTERED: Final = frozenset({Problem.MALFORMED_COMMAND, Problem.INTERNAL})
 class FieldError(PublishedModel):
     """One wrong member of a command; never its value."""
 
+    model_config = ConfigDict(extra="ignore")
+
     pointer: Annotated[str, Field(max_length=MAX_POINTER_CHARS)]
-    """An RFC 6901 fragment into the command object, such as `#/variables`."""
+    """An RFC 6901 fragment into the command object, such as `#/variables`, cut at 255 characters."""
     detail: str
+    """What is wrong, in words."""
     code: str
     """Pydantic's error type, such as `string_type`."""
 
 
 class ProblemDetail(PublishedModel):
-    """An RFC 9457 problem detail: the body of a rejection."""
+    """An RFC 9457 problem detail: the body of a rejection, as Camunda answers. Unknown members are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     type: str
+    """Which problem: a slug such as `not-found` behind `urn:problem-type:user-task:`, or `about:blank`; the worker's
+    setting.
+    """
     title: str
+    """The status in Camunda's words: `INVALID_ARGUMENT`, `NOT_FOUND`, `INVALID_STATE`, `ALREADY_EXISTS`, `INTERNAL`."""
     status: int
+    """The HTTP status with which Camunda's endpoint would answer: 400, 404, 409 or 500."""
     detail: str
+    """What is wrong, in words; of the command's values only its key and the task's state."""
     instance: str
     """`/topic/partition/offset` of the command."""
     user_task_key: UserTaskKey | None = None
+    """The command's user task key, an int64 as a string; left out if none could be read."""
     command_id: str
+    """The command's id: its `ce_id`, else its `idempotency-key`, else `topic/partition/offset`."""
     command_type: str | None = None
+    """The command's type; left out if it could not be read."""
     current_state: Annotated[UserTaskState, Field(strict=False)] | None = None
+    """Where the task stands, for a 409."""
     errors: list[FieldError] | None = None
+    """All wrong members, at most 100, where members are wrong."""
     error_count: int | None = None
-    """How many there are, when they are more than are listed."""
+    """How many wrong members there are, when they are more than are listed."""
 
 
 def problem_type(base: str, problem: Problem) -> str:

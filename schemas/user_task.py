@@ -20,11 +20,17 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticKnownError
 
 KEY_PATTERN: Final = "^-?[0-9]{1,25}$"
+POSITIVE_KEY_PATTERN: Final = "^0*[1-9][0-9]{0,24}$"
+MAX_KEY_CHARS: Final = 25
 INT64_MAX: Final = 2**63 - 1
 SAFE_INTEGER_MAX: Final = 2**53 - 1
 """The largest integer that every JSON implementation keeps exactly (RFC 8259, section 6)."""
 
 _KEY = re.compile(r"-?[0-9]{1,25}")
+INSTANT_PATTERN: Final = (
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+WRITTEN_INSTANT_PATTERN: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z$"
 _RFC_3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:)(\d{2})(?:\.(\d+))?(Z|z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
@@ -39,6 +45,7 @@ class PublishedModel(BaseModel):
         extra="forbid",
         alias_generator=to_camel,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,  # what the generated schemas say of a member
     )
 
 
@@ -136,13 +143,29 @@ UserTaskKey = Annotated[
 ]
 """An int64 that travels as a string, since JavaScript has no int64; integers are read as well where JSON keeps them."""
 
-PositiveKey = Annotated[UserTaskKey, Field(gt=0)]
+PositiveKey = Annotated[
+    UserTaskKey,
+    Field(gt=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": POSITIVE_KEY_PATTERN, "maxLength": MAX_KEY_CHARS},
+                {"type": "integer", "minimum": 1, "maximum": SAFE_INTEGER_MAX},
+            ]
+        },
+        mode="validation",
+    ),
+    WithJsonSchema(
+        {"type": "string", "pattern": POSITIVE_KEY_PATTERN, "maxLength": MAX_KEY_CHARS}, mode="serialization"
+    ),
+]
 
 Instant = Annotated[
     datetime,
     BeforeValidator(_instant_from_rfc_3339),
     PlainSerializer(write_instant, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": INSTANT_PATTERN}, mode="validation"),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": WRITTEN_INSTANT_PATTERN}, mode="serialization"),
 ]
 """A moment; RFC 3339 with any offset when read, UTC with milliseconds when written."""
 
@@ -157,20 +180,46 @@ class UserTaskAttributes(PublishedModel):
     """What a create command says of a user task, and every event repeats. Null means absent."""
 
     name: Text | None = None
+    """What the task is called in the process, at most 255 characters."""
     assignee: Text | None = None
+    """Who the task is assigned to, at most 255 characters."""
     external_form_reference: Text | None = None
+    """The reference of a form that is kept elsewhere, at most 255 characters."""
     element_id: Text | None = None
+    """The BPMN element of which the task is an instance, at most 255 characters."""
     process_definition_id: Text | None = None
+    """The BPMN process id of the process definition, at most 255 characters."""
     tenant_id: Text | None = None
+    """The tenant to which the task belongs, at most 255 characters; `<default>` if not given."""
     candidate_groups: Annotated[list[Text], Field(max_length=1000)] | None = None
+    """The groups whose members may take the task: at most 1,000, each of at most 255 characters."""
     candidate_users: Annotated[list[Text], Field(max_length=1000)] | None = None
-    tags: Annotated[list[Tag], Field(max_length=10), AfterValidator(_all_different)] | None = None
+    """The users who may take the task: at most 1,000, each of at most 255 characters."""
+    tags: (
+        Annotated[
+            list[Tag],
+            Field(max_length=10),
+            AfterValidator(_all_different),
+            Field(json_schema_extra={"uniqueItems": True}),
+        ]
+        | None
+    ) = None
+    """At most 10 different tags, each of 1 to 100 characters."""
     due_date: Instant | None = None
+    """When the task is due: RFC 3339 with an offset; written in UTC with milliseconds."""
     follow_up_date: Instant | None = None
+    """When somebody should look after the task: RFC 3339 with an offset; written in UTC with milliseconds."""
     priority: Annotated[int, Field(ge=0, le=100)] | None = None
+    """From 0 to 100, the higher the more important; 50 if not given. Camunda's default and limits."""
     form_key: PositiveKey | None = None
+    """The key of the form to show, a positive int64."""
     element_instance_key: PositiveKey | None = None
+    """The key of the element instance, a positive int64."""
     process_instance_key: PositiveKey | None = None
+    """The key of the process instance to which the task belongs, a positive int64."""
     process_definition_key: PositiveKey | None = None
+    """The key of the process definition, a positive int64."""
     process_definition_version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """The version of the process definition, from 1 to 2^31-1."""
     custom_headers: Annotated[dict[Text, Text], Field(max_length=100)] | None = None
+    """Texts by name from the process model: at most 100, names and texts of at most 255 characters each."""
