@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import check, commands, demo, dlq, health, lag, running, schemas, show, store, tail, topics
+from worker.cli import check, commands, demo, dlq, health, lag, running, schemas, send, show, store, tail, topics
 
 # The modules above are thin and import what does the work only when called: --help must not wait for Kafka's client.
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, health, check, demo, commands, tail, show, lag, dlq, topics, store, schemas):
+for group in (running, health, check, demo, commands, send, tail, show, lag, dlq, topics, store, schemas):
     group.register(app)
 
 

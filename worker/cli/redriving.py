@@ -5,7 +5,6 @@ at which it first failed (contract, Dead letters). A redriven command that fails
 same identity; of all letters of one identity only the latest goes, or their number would double with each redrive.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -19,9 +18,11 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from schemas.cloudevents import IDEMPOTENCY_KEY, REDRIVE_KEY_PREFIX, Header, last_values
 from schemas.problem import Problem
+from worker.cli.bare import BareRecord
 from worker.cli.clients import Producer, Reader, producing, reach, reading
 from worker.cli.endings import perform
 from worker.cli.letters import Choice, Letter, Place, read_letters
+from worker.cli.pace import Pace
 from worker.cli.tables import for_people, print_table, progressing
 from worker.decoder import Readable, decode, idempotency_key_identity, position_identity
 from worker.encoder import REDRIVE_COUNT
@@ -58,19 +59,6 @@ class Redriven:
     identity: str
     """The identity under which the worker will know it."""
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Bare:
-    """A letter as the command that it was, for the decoder."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[Header, ...]
 
 
 @dataclass(slots=True)
@@ -123,7 +111,7 @@ def as_command(letter: Letter) -> Redriven:
     record, origin = letter.record, letter.origin
     assert origin is not None
     headers, count = letter.theirs, letter.redrive_count + 1
-    bare = _Bare(*origin, record.timestamp, record.key, record.value, headers)
+    bare = BareRecord(*origin, record.timestamp, record.key, record.value, headers)
     identity = _own_identity(bare)
     if identity is None:
         name = REDRIVE_KEY_PREFIX + "{}/{}/{}".format(*origin)
@@ -139,7 +127,7 @@ def _digest(command: Redriven) -> bytes:
     return blake2b(text + b"\n" + (command.value or b""), digest_size=16).digest()
 
 
-def _own_identity(bare: _Bare) -> str | None:
+def _own_identity(bare: BareRecord) -> str | None:
     """Give the identity of a command that brings an id along, readable or not."""
     try:
         received = decode(bare)
@@ -190,7 +178,7 @@ async def _planned(settings: Settings, reader: Reader, partitions: range, order:
 async def _send_all(
     settings: Settings, shape: TopicShape, reader: Reader, going: list[Place], order: Order, tell: "_Telling"
 ) -> None:
-    pace = _Pace(order.rate)
+    pace = Pace(order.rate)
     async with (
         producing(settings, shape.max_message_bytes) as producer,
         aclosing(_again(settings, reader, going)) as letters,
@@ -228,19 +216,6 @@ async def _send(settings: Settings, producer: Producer, letter: Letter, tell: "_
         tell(letter.place, "left", reason="too large for the commands topic")
     else:
         tell(letter.place, REDRIVEN, to=f"{at.topic}/{at.partition}/{at.offset}", count=command.count)
-
-
-class _Pace:
-    """Lets at most so many through a second."""
-
-    def __init__(self, rate: float) -> None:
-        self._interval_s = 1 / rate
-        self._next_s = 0.0
-
-    async def wait(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, self._next_s - now_s))
-        self._next_s = max(now_s, self._next_s) + self._interval_s
 
 
 class _Telling:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -34,10 +34,11 @@ def _printable(cell: object) -> str:
 
 
 @contextmanager
-def progressing(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progressing(what: str, total: int | None, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """Show how far long work is, if stderr is a terminal; the function that is given adds to what is done."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    done = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
