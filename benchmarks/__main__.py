@@ -5,10 +5,11 @@ from typing import Annotated, Final
 
 import typer
 
-from benchmarks import comparison, latency, report, scaling
+from benchmarks import comparison, latency, report, scaling, stages
 from benchmarks.ground import machine, private_ground
 from benchmarks.throughput import measure
 from benchmarks.workload import Workload
+from worker.cli.launching import tune_garbage_collection
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -39,14 +40,14 @@ def compare(
 
 @app.command()
 def open_loop(
-    runs: Runs = 1, seconds: Annotated[int, typer.Option(help="For how long at each rate.", min=5)] = 20
+    runs: Runs = 5, seconds: Annotated[int, typer.Option(help="For how long at each rate.", min=5)] = 20
 ) -> None:
     """Measure latency while commands come at a fixed rate, on PostgreSQL."""
     with private_ground() as ground:
         measured = [
             latency.measure(comparison.POSTGRES, ground, rate, seconds, _PARTITIONS)
-            for rate in _RATES
             for _ in range(runs)
+            for rate in _RATES
         ]
     typer.echo(f"{machine()}\n\n{report.latency_table(measured)}")
 
@@ -72,6 +73,13 @@ def backlog(commands: Commands = 1_000_000) -> None:
     with private_ground() as ground:
         run = measure(comparison.POSTGRES, ground, workload, _PARTITIONS)
     typer.echo(f"{machine()}\n\n{run.memory_peak_mib:.0f} MiB at most, {run.commands_per_s:,.0f} commands/s")
+
+
+@app.command()
+def profile(runs: Annotated[int, typer.Option(help="How often a batch goes through.", min=1)] = 50) -> None:
+    """Measure where a command's CPU goes in the worker's own code."""
+    tune_garbage_collection()
+    typer.echo(f"{machine()}\n\n{report.profile_table(stages.measure(runs))}")
 
 
 def _tell(line: str) -> None:

@@ -7,6 +7,7 @@ from benchmarks.charts import Bar, draw
 from benchmarks.comparison import Ratio
 from benchmarks.latency import Latency
 from benchmarks.scaling import Result
+from benchmarks.stages import Stage
 from benchmarks.throughput import Run
 
 
@@ -32,10 +33,25 @@ def ratio_table(ratios: Sequence[Ratio]) -> str:
 
 
 def latency_table(latencies: Sequence[Latency]) -> str:
-    """Write percentiles by rate."""
+    """Write percentiles by rate: the median of the runs, and from where to where they went."""
     rows = ["| commands/s | p50, ms | p99, ms | longest, ms |", "|---|---|---|---|"]
-    rows += [f"| {one.per_s:,} | {one.p50_ms:.0f} | {one.p99_ms:.0f} | {one.max_ms:.0f} |" for one in latencies]
+    for per_s in sorted({one.per_s for one in latencies}):
+        runs = [one for one in latencies if one.per_s == per_s]
+        cells = (_spread([getattr(one, name) for one in runs]) for name in ("p50_ms", "p99_ms", "max_ms"))
+        rows.append(f"| {per_s:,} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def profile_table(stages: Sequence[Stage]) -> str:
+    """Write what each stage costs, and all together."""
+    rows = ["| stage | µs of CPU |", "|---|---|"]
+    rows += [f"| {one.name} | {one.cpu_us_per_command:.1f} |" for one in stages]
+    rows.append(f"| together | {sum(one.cpu_us_per_command for one in stages):.1f} |")
+    return "\n".join(rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 def scaling_table(results: Sequence[Result]) -> str:

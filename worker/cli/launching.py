@@ -19,10 +19,15 @@ def launch() -> ExitCode:
     """Run one worker to its end. Raise SettingsError."""
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
-    gc.freeze()  # what was imported stays: no collection needs to look at it
-    gc.set_threshold(*_GARBAGE_THRESHOLDS)
+    tune_garbage_collection()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(app.run(settings))
+
+
+def tune_garbage_collection() -> None:
+    """Let this process look for garbage cycles rarely."""
+    gc.freeze()  # what was imported stays: no collection needs to look at it
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
