@@ -44,6 +44,7 @@ from worker.telemetry.health import Health
 from worker.telemetry.loop_lag import measure_for_ever
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.server import HealthServer
+from worker.telemetry.tracing import Tracing
 from worker.watch import Watch
 
 log = structlog.stdlib.get_logger(__name__)
@@ -205,13 +206,14 @@ def _parts(
         rejection_bytes=rejection_bytes_max(settings),
         dead_letter_bytes=dead_letters.max_message_bytes - RECORD_OVERHEAD_BYTES,
     )
-    reporter = Reporter(topic, settings.group_id, metrics, health)
+    tracing = Tracing(topic, settings.group_id)
+    reporter = Reporter(topic, settings.group_id, metrics, health, tracing)
     return Parts(
         topic=topic,
         consumer=consumer,
         poller=Poller(consumer, settings.max_batch_records),
         store=store,
-        takeover=Takeover(topic, consumer, store, publishers),
+        takeover=Takeover(topic, consumer, store, publishers, tracing),
         processor=Processor(topic, store, Encoder(destinations), limits, reporter),
         reporter=reporter,
         prober=Prober(topic, consumer, store, health),

@@ -279,10 +279,11 @@ class CommandConsumer(ConsumerRebalanceListener):
         """Start a session. Nothing is awaited here, so that no rebalance comes in between."""
         for partition, position in taken.positions.items():
             self._consumer.seek(TopicPartition(self._topic, partition), position)
-        self._session = Session(taken.publisher, self._topic, taken.held, self._parts.reporter.published)
+        reporter = self._parts.reporter
+        self._session = Session(taken.publisher, self._topic, taken.held, reporter.tracing, reporter.published)
         self._consumer.resume(*(TopicPartition(self._topic, partition) for partition in taken.held))
         self._backoff.succeeded()
-        self._parts.reporter.taken_over(taken.held, taken.publisher.transactional_id, refused=bool(taken.refused))
+        reporter.taken_over(taken.held, taken.publisher.transactional_id, refused=bool(taken.refused))
 
     async def _lose_session(self, session: Session | None, error: Exception) -> None:
         if session is None or session is not self._session:

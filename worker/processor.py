@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import structlog
+from opentelemetry.trace import SpanContext
 
 from worker.batch import Batch, Broken, Decoded, Limits
 from worker.decoder import Received
@@ -69,18 +70,20 @@ class Processor:
         batch = Batch(commands, self._encoder, self._limits)
         advances = _advances(session, commands)
         started_s = time.monotonic()
-        changes = await self._store.apply(
-            self._topic,
-            advances,
-            batch.task_keys,
-            batch.command_keys,
-            lambda snapshot: batch.decide(snapshot, time.time_ns() // 1_000_000),
-        )
-        self._reporter.saved(len(commands), batch.report, time.monotonic() - started_s)
+        with self._reporter.tracing.processing(commands) as processing:
+            changes = await self._store.apply(
+                self._topic,
+                advances,
+                batch.task_keys,
+                batch.command_keys,
+                lambda snapshot: batch.decide(snapshot, time.time_ns() // 1_000_000),
+            )
+            processing.outcomes = changes.outcomes
+            self._reporter.saved(len(commands), batch.report, time.monotonic() - started_s)
         for advance in advances:
             session.held[advance.partition].applied = advance.next_applied
             session.noted[advance.partition] = advance.published
-        return _decided(advances, commands, changes)
+        return _decided(advances, commands, changes, processing.origins)
 
 
 def _received(command: Decoded) -> Received:
@@ -121,9 +124,12 @@ def _advances(session: Session, commands: Sequence[Decoded]) -> list[Advance]:
     ]
 
 
-def _decided(advances: Sequence[Advance], commands: Sequence[Decoded], changes: Changes) -> list[Decided]:
+def _decided(
+    advances: Sequence[Advance], commands: Sequence[Decoded], changes: Changes, origins: Sequence[SpanContext]
+) -> list[Decided]:
     return Decided.split(
         ((outcome.partition, outcome.offset + 1, outcome.records) for outcome in changes.outcomes),
         {advance.partition: advance.next_applied for advance in advances},
         [command.record.timestamp for command in commands],
+        origins,
     )

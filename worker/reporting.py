@@ -1,4 +1,4 @@
-"""What the worker tells of its work: metrics, health, and a line for each change of state and each refusal."""
+"""What the worker tells of its work: metrics, health, spans, and a line for each change of state and each refusal."""
 
 import time
 from collections import Counter
@@ -19,6 +19,7 @@ from worker.telemetry.defects import in_words
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import PAUSE_REASONS, Metrics, outcome_of, rejection_of
 from worker.telemetry.sampling import Allowance
+from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -32,7 +33,8 @@ _state_of = attrgetter("task.state")
 class Reporter:
     """Counts, measures and logs for one commands topic, as one member of a consumer group."""
 
-    def __init__(self, topic: str, group_id: str, metrics: Metrics, health: Health) -> None:
+    def __init__(self, topic: str, group_id: str, metrics: Metrics, health: Health, tracing: Tracing) -> None:
+        self.tracing = tracing
         self._topic = topic
         self._metrics = metrics
         self._health = health

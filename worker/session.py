@@ -8,9 +8,11 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
+from opentelemetry.trace import SpanContext
 
 from worker.encoder import OutgoingRecord
 from worker.publisher import Publisher, PublishError
+from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -50,10 +52,16 @@ class Decided:
     """The next offset of each partition of the batch."""
     timestamps_ms: Sequence[int] = field(default=())
     """When its commands were sent."""
+    origins: Sequence[SpanContext] = field(default=())
+    """The spans of the batches that it comes from."""
 
     @classmethod
     def split(
-        cls, outcomes: Iterable[Outgoing], offsets: Mapping[int, int], timestamps_ms: Sequence[int] = ()
+        cls,
+        outcomes: Iterable[Outgoing],
+        offsets: Mapping[int, int],
+        timestamps_ms: Sequence[int] = (),
+        origins: Sequence[SpanContext] = (),
     ) -> list["Decided"]:
         """Make pieces of at most TRANSACTION_BYTES_MAX, unless a single outcome is larger; the last has all offsets."""
         pieces: list[Decided] = []
@@ -63,12 +71,13 @@ class Decided:
         for partition, next_offset, outgoing in outcomes:
             weight = sum(len(record.value or b"") for record in outgoing)
             if records and size_bytes + weight > TRANSACTION_BYTES_MAX:
-                pieces.append(cls(records=records, offsets=reached))
+                pieces.append(cls(records=records, offsets=reached, origins=origins))
                 records, reached, size_bytes = [], {}, 0
             records += outgoing
             reached[partition] = next_offset
             size_bytes += weight
-        return [*pieces, cls(records=records, offsets=reached | dict(offsets), timestamps_ms=timestamps_ms)]
+        reached |= offsets
+        return [*pieces, cls(records=records, offsets=reached, timestamps_ms=timestamps_ms, origins=origins)]
 
     @property
     def size_bytes(self) -> int:
@@ -85,6 +94,7 @@ class Decided:
             records=[record for batch in batches for record in batch.records],
             offsets=offsets,
             timestamps_ms=[timestamp for batch in batches for timestamp in batch.timestamps_ms],
+            origins=[origin for batch in batches for origin in batch.origins],
         )
 
 
@@ -96,6 +106,7 @@ class Session:
         publisher: Publisher,
         topic: str,
         held: dict[int, Held],
+        tracing: Tracing,
         on_published: Callable[[Decided, float], None] = lambda _decided, _seconds: None,
     ) -> None:
         self.held = held
@@ -103,6 +114,7 @@ class Session:
         """What the store was last told to be published."""
         self._publisher = publisher
         self._topic = topic
+        self._tracing = tracing
         self._on_published = on_published
         self._queue: deque[Decided] = deque()
         self._changed = asyncio.Condition()
@@ -186,7 +198,8 @@ class Session:
     async def _publish_next(self, decided: Decided) -> None:
         started = asyncio.get_running_loop().time()
         offsets = {TopicPartition(self._topic, partition): offset for partition, offset in decided.offsets.items()}
-        await self._publisher.publish(decided.records, offsets)
+        with self._tracing.publishing(decided.records, decided.origins):
+            await self._publisher.publish(decided.records, offsets)
         for partition, offset in decided.offsets.items():
             self.held[partition].published = offset
         self._on_published(decided, asyncio.get_running_loop().time() - started)

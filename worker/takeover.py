@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from worker.publisher import Publisher, Publishers
 from worker.session import Decided, Held, Outgoing
 from worker.stores.port import PartitionRow, Store
+from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -99,11 +100,14 @@ def _refused(cause: str, committed: int | None, row: PartitionRow, offsets: Offs
 class Takeover:
     """Takes partitions of the commands topic over."""
 
-    def __init__(self, topic: str, consumer: AIOKafkaConsumer, store: Store, publishers: Publishers) -> None:
+    def __init__(
+        self, topic: str, consumer: AIOKafkaConsumer, store: Store, publishers: Publishers, tracing: Tracing
+    ) -> None:
         self._topic = topic
         self._consumer = consumer
         self._store = store
         self._publishers = publishers
+        self._tracing = tracing
 
     async def run(self, partitions: Collection[int]) -> Taken:
         """Take these partitions over. Whatever is raised, nothing has to be undone: the next attempt starts afresh."""
@@ -191,5 +195,6 @@ class Takeover:
     async def _publish(self, publisher: Publisher, outcomes: list[Outgoing]) -> None:
         for piece in Decided.split(outcomes, {}):
             reached = {TopicPartition(self._topic, partition): offset for partition, offset in piece.offsets.items()}
-            await publisher.publish(piece.records, reached)
+            with self._tracing.republishing(piece.records):
+                await publisher.publish(piece.records, reached)
             log.info("outcomes_replayed", records=len(piece.records), partitions=sorted(piece.offsets))

@@ -240,7 +240,7 @@ def environment(
 
 def bare_environment() -> dict[str, str]:
     """Return this process's environment without any setting of a worker."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("USERTASK_")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("USERTASK_", "OTEL_"))}
     return ours | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"}
 
 

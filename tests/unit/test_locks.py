@@ -14,7 +14,7 @@ def pins(name: str) -> dict[str, str]:
 def test_the_image_runs_what_was_tested():
     tested, shipped = pins("requirements.lock"), pins("requirements-runtime.lock")
 
-    assert {"aiokafka", "asyncpg", "pydantic"} <= set(shipped)
+    assert {"aiokafka", "asyncpg", "opentelemetry-sdk", "pydantic"} <= set(shipped)
     assert shipped.items() <= tested.items()
     assert "pytest" not in shipped
 

@@ -20,6 +20,7 @@ from worker.stores.port import StoreUnavailableError
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.sampling import Allowance
+from worker.telemetry.tracing import Tracing
 
 LINES_A_SECOND = 200
 
@@ -27,7 +28,7 @@ LINES_A_SECOND = 200
 class Bench:
     def __init__(self) -> None:
         self.metrics, self.health = Metrics(), Health()
-        self.reporter = Reporter("commands", "group", self.metrics, self.health)
+        self.reporter = Reporter("commands", "group", self.metrics, self.health, Tracing("commands", "group"))
 
     def sample(self, series: str) -> float:
         lines = generate_latest(self.metrics.registry).decode().splitlines()

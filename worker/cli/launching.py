@@ -1,13 +1,15 @@
-"""Starts the worker in this process: settings, logging and the event loop."""
+"""Starts the worker in this process: settings, logging, tracing and the event loop."""
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable
 from typing import Final
 
 from worker import app
 from worker.exit_codes import ExitCode
 from worker.settings import load_settings
+from worker.telemetry.exporting import spans_exported
 from worker.telemetry.logs import configure_logging
 
 _GARBAGE_THRESHOLDS: Final = (100_000, 50, 100)
@@ -19,9 +21,10 @@ def launch() -> ExitCode:
     """Run one worker to its end. Raise SettingsError."""
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
-    tune_garbage_collection()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(app.run(settings))
+    with spans_exported(os.environ, app.worker_version()):
+        tune_garbage_collection()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(app.run(settings))
 
 
 def tune_garbage_collection() -> None:
