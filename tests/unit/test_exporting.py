@@ -1,5 +1,6 @@
 """What OpenTelemetry's variables ask for, and that nothing that is wrong with them stops a worker."""
 
+import signal
 import sys
 import threading
 import time
@@ -86,4 +87,18 @@ def test_the_last_spans_do_not_hold_up_the_end():
     _stop(SimpleNamespace(shutdown=collector_answers.wait))
 
     assert FLUSH_TIMEOUT_S <= time.monotonic() - started_s < FLUSH_TIMEOUT_S + 5
+    collector_answers.set()
+
+
+def test_whoever_interrupts_again_does_not_wait_for_the_last_spans():
+    collector_answers = threading.Event()
+    started_s = time.monotonic()
+
+    def interrupt_and_wait() -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        collector_answers.wait()
+
+    _stop(SimpleNamespace(shutdown=interrupt_and_wait))
+
+    assert time.monotonic() - started_s < FLUSH_TIMEOUT_S
     collector_answers.set()

@@ -1,1 +1,1 @@
-"""What operators see of the worker: its log, its metrics and its health."""
+"""What operators see of the worker: its log, its metrics, its health and its spans."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from threading import Thread
 from typing import TYPE_CHECKING, Final
@@ -96,5 +96,6 @@ def _exporter(name: str) -> "SpanExporter":
 def _stop(provider: "TracerProvider") -> None:
     """Send what is left, within the limit: the SDK itself would wait for half a minute."""
     flushing = Thread(target=provider.shutdown, name="flush-spans", daemon=True)
-    flushing.start()
-    flushing.join(FLUSH_TIMEOUT_S)
+    with suppress(KeyboardInterrupt):  # the work is done: whoever asks again does not want to wait for spans
+        flushing.start()
+        flushing.join(FLUSH_TIMEOUT_S)
