@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from benchmarks import comparison, latency, report, scaling, stages
+from benchmarks import comparison, latency, report, scaling, stages, telemetry
 from benchmarks.ground import machine, private_ground
 from benchmarks.throughput import measure
 from benchmarks.workload import Workload
@@ -64,6 +64,15 @@ def scale(
     with private_ground() as ground:
         results = scaling.scale(ground, scaling.TABLES[table](commands), runs, _tell)
     typer.echo(f"{machine()}\n\n{report.scaling_table(results)}")
+
+
+@app.command()
+def telling(runs: Runs = 5, commands: Commands = 60_000) -> None:
+    """Measure what log and spans cost, on PostgreSQL."""
+    with private_ground() as ground, telemetry.sink() as port:
+        results = scaling.scale(ground, telemetry.cases(commands, port), runs, _tell)
+    typer.echo(f"{machine()}\n\n{report.throughput_table({one.case: one.runs for one in results})}\n")
+    typer.echo(report.ratio_table(telemetry.costs(results), of="CPU"))
 
 
 @app.command()

@@ -23,9 +23,9 @@ def throughput_table(results: Mapping[str, Sequence[Run]]) -> str:
     return "\n".join(rows)
 
 
-def ratio_table(ratios: Sequence[Ratio]) -> str:
+def ratio_table(ratios: Sequence[Ratio], of: str = "commands/s") -> str:
     """Write the ratios beside their aims."""
-    rows = ["| ratio of commands/s | median | lowest to highest | aim |", "|---|---|---|---|"]
+    rows = [f"| ratio of {of} | median | lowest to highest | aim |", "|---|---|---|---|"]
     for one in ratios:
         spread = f"{min(one.values):.2f} to {max(one.values):.2f}"
         rows.append(f"| {one.of} ÷ {one.to} | {one.median:.2f} | {spread} | {one.target:g} |")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,8 @@ class Workload:
     """More user tasks, which are in the PostgreSQL store beforehand; the measured commands then are about these."""
     variable_bytes: int = 0
     """Size of one more variable that each completion carries."""
+    traced: bool = False
+    """Whether each measured command has a `traceparent` of its own, sampled."""
 
     def creates(self) -> Iterator[Command]:
         """Give the create commands."""
@@ -47,7 +49,11 @@ class Workload:
         body = {"variables": {"approved": True, "comment": "Seen and agreed.", **filling}, "action": "approve"}
         value = json.dumps(body).encode()
         for number in range(self.commands):
-            yield _record(FIRST_KEY + self._target(number), value, b"user-task.complete.v1", b"complete-%d" % number)
+            key, trace = FIRST_KEY + self._target(number), self._trace(number)
+            yield _record(key, value, b"user-task.complete.v1", b"complete-%d" % number, trace)
+
+    def _trace(self, number: int) -> list[tuple[str, bytes]]:
+        return [("traceparent", b"00-%032x-%016x-01" % (number + 1, number + 1))] if self.traced else []
 
     def _target(self, number: int) -> int:
         if number % _UNKNOWN_TASK_EVERY == 1:
@@ -57,13 +63,16 @@ class Workload:
         return number * _PRIME % self.stored_tasks if self.stored_tasks else number
 
 
-def _record(key: int, value: bytes, command_type: bytes, command_id: bytes) -> Command:
+def _record(
+    key: int, value: bytes, command_type: bytes, command_id: bytes, more: Sequence[tuple[str, bytes]] = ()
+) -> Command:
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", command_id),
         ("ce_source", _SOURCE),
         ("ce_type", command_type),
         ("content-type", b"application/json"),
+        *more,
     ]
     return str(key).encode(), value, headers
 
