@@ -105,7 +105,14 @@ def test_a_refused_command_has_its_status_and_its_rejection_the_headers(wire, co
     assert (rejection.headers["traceparent"], rejection.headers["tracestate"]) == (sender.traceparent, TRACESTATE)
 
 
-@pytest.mark.parametrize("traceparent", [Sender("00").traceparent, b"00-a-b-01", b"\xff" * 55])
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        pytest.param(Sender("00").traceparent, id="not sampled"),
+        pytest.param(b"00-a-b-01", id="not valid"),
+        pytest.param(b"\xff" * 55, id="not text"),
+    ],
+)
 def test_a_header_that_is_not_sampled_or_not_valid_goes_on_unchanged_and_has_no_span(traceparent, wire, collector):
     event = wire.create(headers=[("traceparent", traceparent)])
 
