@@ -21,7 +21,8 @@ MAX_COPIED_BYTES: Final = 64 * 1024
 
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
 CORRELATION_HEADERS: Final = ("kafka_correlationId", "REPLY_CORRELATION_ID", "correlation_id")
-_COPIED_HEADERS: Final = TRACE_HEADERS + CORRELATION_HEADERS
+COPIED_HEADERS: Final = TRACE_HEADERS + CORRELATION_HEADERS
+_COPIED_HEADERS: Final = frozenset(COPIED_HEADERS)
 _BINARY_MODE_ORDER: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
 _BINARY_MODE_HEADERS: Final = frozenset(_BINARY_MODE_ORDER)
 _SPEC_VERSION: Final = SPEC_VERSION.encode()
@@ -49,7 +50,9 @@ def last_values(headers: Iterable[Header]) -> dict[str, bytes]:
 
 def copied_headers(headers: Mapping[str, bytes]) -> tuple[Header, ...]:
     """Pick the headers that outgoing records repeat byte for byte; none if they have more than 64 KiB together."""
-    copied = tuple((name, headers[name]) for name in _COPIED_HEADERS if name in headers)
+    if _COPIED_HEADERS.isdisjoint(headers):
+        return ()
+    copied = tuple((name, headers[name]) for name in COPIED_HEADERS if name in headers)
     return copied if sum(len(value) for _, value in copied) <= MAX_COPIED_BYTES else ()
 
 

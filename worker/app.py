@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +32,7 @@ from worker.poller import Poller
 from worker.prober import Prober
 from worker.processor import Processor
 from worker.publisher import PublishError, Publishers
+from worker.reply_topics import ReplyTopics
 from worker.reporting import Reporter
 from worker.retention import prune_for_ever
 from worker.session import SessionLostError
@@ -87,7 +89,7 @@ class Factories:
     """What makes the two parts that hold the promise; tests hand in their own, to make them fail at exact moments."""
 
     store: Callable[[Settings], Store] = make_store
-    publishers: Callable[[Mapping[str, Any], str, int], Publishers] = Publishers
+    publishers: Callable[[Mapping[str, Any], str, int, ReplyTopics], Publishers] = Publishers
 
 
 async def run(settings: Settings, factories: Factories = Factories()) -> ExitCode:
@@ -169,7 +171,8 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
         raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
     health.set_store_reachable(True)
     smallest = min(shape.max_message_bytes for shape in shapes.values())
-    publishers = factories.publishers(options, settings.group_id, smallest)
+    reply_topics = ReplyTopics(metrics.replies_ignored_total.inc)
+    publishers = factories.publishers(options, settings.group_id, smallest, reply_topics)
     stack.push_async_callback(publishers.close)
     worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
     watch = Watch(settings.commands_topic, settings.group_id, consumer, store, health, worker.standing)
@@ -200,6 +203,7 @@ def _parts(
         event_source=settings.event_source,
         problem_type_base=settings.problem_type_base,
         group_id=settings.group_id,
+        reply_topics=re.compile(settings.reply_topics),
     )
     limits = Limits(
         event_bytes=settings.max_record_bytes,

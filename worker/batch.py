@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import structlog
 
-from schemas.cloudevents import MAX_COPIED_BYTES
+from schemas.cloudevents import MAX_COPIED_BYTES, Header, copied_headers, last_values
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
+from schemas.replies import ReplyAddress, reply_addresses
 from worker.decoder import (
     InvalidArgument,
     Readable,
@@ -18,9 +19,9 @@ from worker.decoder import (
     position_identity,
     position_of,
 )
-from worker.encoder import Encoder, OutgoingRecord, own_headers
+from worker.encoder import Encoder, OutgoingRecord, Reply, own_headers, repeated, replies
 from worker.lifecycle import Refusal, StoredTask, Transition, decide
-from worker.stores.port import Changes, Outcome, Snapshot
+from worker.stores.port import Changes, First, Outcome, Snapshot
 from worker.telemetry.defects import where
 
 log = structlog.stdlib.get_logger(__name__)
@@ -28,11 +29,17 @@ log = structlog.stdlib.get_logger(__name__)
 ACCEPTED: Final = 204
 _HEADERS_BYTES_MAX: Final = 2 * MAX_COPIED_BYTES
 """More than the headers of an event or a rejection ever have: those that are copied, and ids of bounded length."""
+_REPEATED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of first outcomes that are repeated in a batch: a few bytes of duplicates may ask for any number of large ones."""
 _INTERNAL: Final = Refusal(problem=Problem.INTERNAL, detail="The worker failed on this command; nothing was applied.")
 _REUSED: Final = Refusal(problem=Problem.COMMAND_ID_REUSED, detail="This command id was used for another command.")
 _INVALID: Final = Refusal(
     problem=Problem.INVALID_ARGUMENT, detail="Members of the command are wrong, missing or unknown; see errors."
 )
+
+
+class TooMuchRepeatedError(Exception):
+    """The duplicates of a batch ask for more than fits into one transaction: fewer at a time are to be decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,8 @@ class Report:
     transitions: list[Transition] = field(default_factory=list)
     refusals: list[tuple[Received, Refusal]] = field(default_factory=list)
     duplicates: int = 0
+    replies_ignored: int = 0
+    """Replies that were asked for at an address to which none may go."""
 
 
 @dataclass(slots=True)
@@ -80,6 +89,9 @@ class _Working:
     changes: Changes
     report: Report
     now_ms: int
+    first: dict[bytes, First]
+    """Outcomes by command key, of the commands that somebody asks a reply about."""
+    repeated_bytes: int = 0
 
 
 def decode_all(records: Sequence[Record]) -> list[Decoded]:
@@ -88,12 +100,27 @@ def decode_all(records: Sequence[Record]) -> list[Decoded]:
 
 
 def broken(record: Record) -> Broken:
-    """Set a record aside of which nothing but its position can be said."""
+    """Set a record aside of which nothing but its position can be said, and where it asks for replies."""
     position = position_of(record)
-    identity = position_identity(record)
-    return Broken(
-        received=Received(record=record, command_id=position, identity=identity, correlation_id=position, copied=())
+    copied, reply_to = _read_headers(record)
+    received = Received(
+        record=record,
+        command_id=position,
+        identity=position_identity(record),
+        correlation_id=position,
+        copied=copied,
+        reply_to=reply_to,
     )
+    return Broken(received=received)
+
+
+def _read_headers(record: Record) -> tuple[tuple[Header, ...], tuple[ReplyAddress | None, ...]]:
+    try:
+        headers = last_values(record.headers)
+        return copied_headers(headers), reply_addresses(headers)
+    except Exception as error:  # noqa: BLE001 - they may be what the decoder has failed on
+        _log_defect("command_decoding_failed", record, error)
+        return (), ()
 
 
 def _decode_one(record: Record) -> Decoded:
@@ -114,6 +141,8 @@ class Batch:
     def __init__(self, commands: Sequence[Decoded], encoder: Encoder, limits: Limits) -> None:
         self.commands = commands
         self.report = Report()
+        self.asking_keys = {one.command_key for one in commands if isinstance(one, Readable) and one.reply_to}
+        """What stands in the store for the ids of the commands that ask for a reply."""
         self._encoder = encoder
         self._limits = limits
 
@@ -129,9 +158,13 @@ class Batch:
         return {command.command_key for command in self.commands if isinstance(command, Readable)}
 
     def decide(self, snapshot: Snapshot, now_ms: int) -> Changes:
-        """Decide every command in record order, each on what those before it left."""
+        """Decide every command in record order, each on what those before it left.
+
+        Raise TooMuchRepeatedError if several commands lead to more than fits; a single one never does.
+        """
         self.report = Report()
-        working = _Working(dict(snapshot.tasks), dict(snapshot.fingerprints), Changes(), self.report, now_ms)
+        tasks, fingerprints, first = dict(snapshot.tasks), dict(snapshot.fingerprints), dict(snapshot.first)
+        working = _Working(tasks, fingerprints, Changes(), self.report, now_ms, first)
         for command in self.commands:
             match command:
                 case Broken():
@@ -140,6 +173,8 @@ class Batch:
                     self._refuse(working, command, Refusal(problem=Problem.MALFORMED_COMMAND, detail=command.detail))
                 case Readable():
                     self._decide_safely(working, command)
+        if working.repeated_bytes > _REPEATED_BYTES_MAX and len(self.commands) > 1:
+            raise TooMuchRepeatedError
         return working.changes
 
     def _decide_safely(self, working: _Working, command: Readable) -> None:
@@ -154,6 +189,8 @@ class Batch:
         earlier = working.fingerprints.get(command.command_key)
         if earlier == command.fingerprint:
             working.report.duplicates += 1
+            if command.reply_to:
+                self._repeat(working, command)
         elif earlier is not None:
             self._refuse(working, command, _REUSED)
         elif isinstance(command.command, InvalidArgument):
@@ -174,7 +211,8 @@ class Batch:
             detail = f"The event would have more than {self._limits.event_bytes} bytes."
             self._refuse(working, command, Refusal(problem=Problem.TOO_LARGE, detail=detail))
             return
-        outcome = _outcome(command, ACCEPTED, (event,), working.now_ms)
+        records = (event, *self._replies(working, command, event)) if command.reply_to else (event,)
+        outcome = _outcome(command, ACCEPTED, records, working.now_ms)
         working.tasks[transition.task.user_task_key] = transition.task
         working.changes.tasks[transition.task.user_task_key] = transition.task
         working.report.transitions.append(transition)
@@ -188,17 +226,37 @@ class Batch:
         if refusal.problem in DEAD_LETTERED:
             dead_letter = self._encoder.dead_letter(received, refusal, working.now_ms)
             records.append(_fitting(dead_letter, self._limits.dead_letter_bytes))
+        if received.reply_to:
+            records += self._replies(working, received, records[0])
         occupies_id = refusal.problem not in {Problem.COMMAND_ID_REUSED, Problem.INTERNAL}
         status = PROBLEMS[refusal.problem].status
         outcome = _outcome(received, status, tuple(records), working.now_ms, occupies_id=occupies_id)
         working.report.refusals.append((received, refusal))
         self._record(working, outcome)
 
-    @staticmethod
-    def _record(working: _Working, outcome: Outcome) -> None:
+    def _repeat(self, working: _Working, duplicate: Readable) -> None:
+        """Answer a duplicate by the first outcome, in a row of its own: its position is what a replay finds it by."""
+        first = working.first.get(duplicate.command_key)
+        if first is None:  # forgotten by the retention since its fingerprint was read
+            working.report.replies_ignored += len(duplicate.reply_to)
+            return
+        record = repeated(first.record, duplicate, working.now_ms)
+        if answers := self._replies(working, duplicate, record):
+            working.repeated_bytes += len(record.key or b"") + len(record.value or b"")
+            outcome = _outcome(duplicate, first.status, answers, working.now_ms, occupies_id=False)
+            working.changes.outcomes.append(outcome)
+
+    def _replies(self, working: _Working, received: Received, record: OutgoingRecord) -> tuple[Reply, ...]:
+        allowed = [one for one in received.reply_to if one is not None and self._encoder.answers(received, one)]
+        working.report.replies_ignored += len(received.reply_to) - len(allowed)
+        return replies(record, allowed)
+
+    def _record(self, working: _Working, outcome: Outcome) -> None:
         working.changes.outcomes.append(outcome)
         if outcome.command_key is not None and outcome.fingerprint is not None:
             working.fingerprints[outcome.command_key] = outcome.fingerprint
+            if outcome.command_key in self.asking_keys:
+                working.first[outcome.command_key] = First(outcome.status, outcome.records[0])
 
 
 def _may_exceed(record: OutgoingRecord, max_bytes: int) -> bool:

@@ -21,6 +21,7 @@ from schemas.cloudevents import (
 )
 from schemas.commands import COMMAND_MODELS, Command, CommandType
 from schemas.problem import MAX_ERRORS, MAX_POINTER_CHARS, FieldError
+from schemas.replies import ReplyAddress, reply_addresses
 from schemas.user_task import read_user_task_key, user_task_key_of
 from worker.strict_json import MAX_DEPTH, NotStrictJsonError, read_object
 
@@ -60,6 +61,8 @@ class Received:
     correlation_id: str
     copied: tuple[Header, ...]
     """Trace and correlation headers, to be repeated byte for byte."""
+    reply_to: tuple[ReplyAddress | None, ...] = ()
+    """Where replies are asked for; None for each address that cannot be one."""
 
     @property
     def position(self) -> str:
@@ -160,6 +163,7 @@ def decode(record: Record) -> Readable | Unreadable:
         identity=identity,
         correlation_id=attributes.correlation_id or command_id,
         copied=copied_headers(headers),
+        reply_to=reply_addresses(headers),
         command_key=command_key_of(identity),
         fingerprint=_digest(f"{command_type}\n{user_task_key}\n".encode() + (record.value or b"")),
         command_type=command_type,
@@ -176,6 +180,7 @@ def _unreadable(record: Record, headers: Mapping[str, bytes], detail: str) -> Un
         identity=position_identity(record),
         correlation_id=_readable_correlation(record, headers) or position,
         copied=copied_headers(headers),
+        reply_to=reply_addresses(headers),
         detail=detail,
     )
 

@@ -1,6 +1,7 @@
 """Outcome to outgoing records: events, rejections and dead letters, byte for byte as the contract has them."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
@@ -8,9 +9,10 @@ from uuid import UUID
 
 import msgpack
 
-from schemas.cloudevents import CONTENT_TYPE, JSON_CONTENT_TYPE, SPEC_VERSION, Header
+from schemas.cloudevents import CONTENT_TYPE, COPIED_HEADERS, JSON_CONTENT_TYPE, SPEC_VERSION, Header
 from schemas.events import EventType
 from schemas.problem import PROBLEM_CONTENT_TYPE, PROBLEMS, Problem, problem_type
+from schemas.replies import ReplyAddress
 from schemas.user_task import UserTaskState, write_instant_ms
 from worker.decoder import InvalidArgument, Readable, Received
 from worker.lifecycle import Refusal, Transition
@@ -37,6 +39,7 @@ _ENDED_AT: Final = {UserTaskState.COMPLETED: "completedAt", UserTaskState.CANCEL
 
 
 _HEADER_OVERHEAD_BYTES: Final = 10
+_REPLY_MEMBERS: Final = 2
 
 # headers that are the same for every command, written once
 _SPEC_VERSION: Final[Header] = ("ce_specversion", SPEC_VERSION.encode())
@@ -70,6 +73,15 @@ class OutgoingRecord(NamedTuple):
         return self.size_bytes + _HEADER_OVERHEAD_BYTES * len(self.headers)
 
 
+class Reply(OutgoingRecord):
+    """An outcome once more, for whoever asked for it: the one kind of record that may be left out.
+
+    The replies of one outcome differ in topic and partition only; key, value and headers are the same objects.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destinations:
     """Where outgoing records go and how they introduce themselves: all of it settings."""
@@ -81,18 +93,32 @@ class Destinations:
     event_source: str
     problem_type_base: str
     group_id: str
+    reply_topics: re.Pattern[str]
+    """Topics to which replies may go; it has to match the whole name."""
 
 
 def pack(records: Sequence[OutgoingRecord]) -> bytes:
-    """Write outgoing records as bytes (MessagePack) for the store."""
-    packed: bytes = msgpack.packb(records)
+    """Write outgoing records as bytes (MessagePack) for the store.
+
+    A reply is written as its topic and partition alone: it repeats the first record. Where only replies are left, that
+    one goes before them, without a topic.
+    """
+    packed: bytes = msgpack.packb(_abridged(records) if records and type(records[-1]) is Reply else records)
     return packed
+
+
+def _abridged(records: Sequence[OutgoingRecord]) -> list[tuple[Any, ...]]:
+    replies = [(record.topic, record.partition) for record in records if type(record) is Reply]
+    others: list[tuple[Any, ...]] = [record for record in records if type(record) is not Reply]
+    return [*(others or [(None, *records[0][1:])]), *replies]
 
 
 def unpack(packed: bytes) -> list[OutgoingRecord]:
     """Read what `pack` wrote."""
     rows = msgpack.unpackb(packed, use_list=False)
-    return [OutgoingRecord(*row) for row in rows]
+    records = [OutgoingRecord(*row) for row in rows if len(row) != _REPLY_MEMBERS and row[0] is not None]
+    replies = (row for row in rows if len(row) == _REPLY_MEMBERS)
+    return [*records, *(Reply._make((topic, *rows[0][1:5], partition)) for topic, partition in replies)]
 
 
 def outgoing_id(identity: str, event_type: EventType) -> str:
@@ -173,6 +199,11 @@ class Encoder:
         partition = record.partition if record.partition < self._to.dead_letters_partitions else None
         return OutgoingRecord(self._to.dead_letters_topic, record.key, record.value, headers, timestamp_ms, partition)
 
+    def answers(self, received: Received, address: ReplyAddress) -> bool:
+        """Tell whether a reply may go there. None may go to a topic of the worker's own, whatever the settings say."""
+        own = {self._to.events_topic, self._to.rejections_topic, self._to.dead_letters_topic, received.record.topic}
+        return address.topic not in own and self._to.reply_topics.fullmatch(address.topic) is not None
+
     def _headers(
         self, received: Received, identity: str, event_type: EventType, subject: str | None, now_ms: int
     ) -> tuple[Header, ...]:
@@ -188,6 +219,20 @@ class Encoder:
             _CONTENT_TYPES[event_type],
             *received.copied,
         )
+
+
+def replies(outcome: OutgoingRecord, addresses: Iterable[ReplyAddress]) -> tuple[Reply, ...]:
+    """Address an outcome's record to those who asked for it, once for each address."""
+    return tuple(Reply._make((topic, *outcome[1:5], partition)) for topic, partition in dict.fromkeys(addresses))
+
+
+def repeated(first: OutgoingRecord, received: Received, now_ms: int) -> OutgoingRecord:
+    """Write a first outcome as the reply to a duplicate: with the duplicate's own trace and correlation headers.
+
+    Its timestamp is the present, for that is what the retention of a topic counts from.
+    """
+    headers = tuple(header for header in first.headers if header[0] not in COPIED_HEADERS) + received.copied
+    return first._replace(headers=headers, timestamp_ms=now_ms)
 
 
 def _joined(one: bytes, other: bytes) -> bytes:

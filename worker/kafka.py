@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from ssl import SSLContext, SSLError
 from typing import Any, Final
 
 import structlog
+from aiokafka import client
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -26,10 +28,15 @@ RECORD_OVERHEAD_BYTES: Final = 1024
 """More than a record batch adds to key, value and headers of its only record."""
 REJECTION_BYTES_MAX: Final = 512 * 1024
 """Every rejection fits into this, but for the command's record key."""
+DEFAULT_MAX_MESSAGE_BYTES: Final = 1_048_588
+"""Kafka's own, for a topic whose configuration may not be read."""
 
-_DEFAULT_MAX_MESSAGE_BYTES: Final = 1_048_588
 _FETCH: Final = 1
 _FETCH_MIN_VERSION_OF_4_0: Final = 4  # KIP-896: brokers from 4.0 on no longer know the versions below
+
+# The client asks for topics in a way that makes those that are missing, where the broker allows it, and has no setting
+# for that. A reply topic that its owner has deleted must stay so; the client reads this name each time.
+client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)  # type: ignore[attr-defined, assignment]
 
 
 class BrokerUnreachableError(Exception):
@@ -150,7 +157,7 @@ async def describe_topics(settings: Settings) -> dict[str, TopicShape]:
 
 
 async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
-    limits = dict.fromkeys(names, _DEFAULT_MAX_MESSAGE_BYTES)
+    limits = dict.fromkeys(names, DEFAULT_MAX_MESSAGE_BYTES)
     if not names:
         return limits
     asked = [ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": None}) for name in names]

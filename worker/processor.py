@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from opentelemetry.trace import SpanContext
 
-from worker.batch import Batch, Broken, Decoded, Limits
+from worker.batch import Batch, Broken, Decoded, Limits, TooMuchRepeatedError
 from worker.decoder import Received
 from worker.encoder import Encoder
 from worker.reporting import Reporter
@@ -45,6 +45,11 @@ class Processor:
     async def _apply_all(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
         try:
             return await self._apply(session, commands)
+        except TooMuchRepeatedError:
+            middle = len(commands) // 2
+            return [
+                part for half in (commands[:middle], commands[middle:]) for part in await self._apply_all(session, half)
+            ]
         except StoreRefusedError:
             # one of them is beyond the store: find it, so that it stops nobody else
             log.warning("batch_refused_by_store", commands=len(commands))
@@ -77,6 +82,7 @@ class Processor:
                 batch.task_keys,
                 batch.command_keys,
                 lambda snapshot: batch.decide(snapshot, time.time_ns() // 1_000_000),
+                batch.asking_keys,
             )
             processing.outcomes = changes.outcomes
             self._reporter.saved(len(commands), batch.report, time.monotonic() - started_s)

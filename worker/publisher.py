@@ -1,7 +1,6 @@
 """The one transactional producer: outgoing records and input offsets become visible together, or not at all."""
 
 import asyncio
-import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,8 +12,10 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from worker.encoder import OutgoingRecord
-from worker.murmur2 import murmur2
+from worker.encoder import OutgoingRecord, Reply
+from worker.record_batches import Batches, Sent, append, partition_of, rounds, send_round
+from worker.replies import Replies
+from worker.reply_topics import ReplyTopics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -48,7 +49,14 @@ class PublishError(Exception):
 class Publishers:
     """Starts producers, fences those of others, and sees to it that no discarded one lingers."""
 
-    def __init__(self, client_options: Mapping[str, Any], group_id: str, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        client_options: Mapping[str, Any],
+        group_id: str,
+        max_message_bytes: int,
+        reply_topics: ReplyTopics | None = None,
+    ) -> None:
+        self.reply_topics = reply_topics or ReplyTopics()
         self._options = {
             **client_options,
             "transaction_timeout_ms": TRANSACTION_TIMEOUT_S * 1000,
@@ -81,7 +89,7 @@ class Publishers:
         `stop` hangs while records are pending and the broker is away. It goes on in the background then: once the
         broker is back, the producer finds itself fenced and ends.
         """
-        task = asyncio.ensure_future(producer.stop())
+        task = asyncio.create_task(_stop(producer))
         self._stopping.add(task)
         task.add_done_callback(self._stopped)
         await asyncio.wait({task}, timeout=_STOP_GRACE_S)
@@ -123,6 +131,7 @@ class Publisher:
         self._producer = producer
         self._group_id = group_id
         self._origin = origin
+        self._own_topics: set[str] = set()
 
     async def publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Publish records and commit offsets in one transaction. Raise PublishError if that is not known to be done."""
@@ -133,6 +142,7 @@ class Publisher:
         except Exception as error:
             failure = PublishError(f"{type(error).__name__}: {error}")
             failure.fenced = isinstance(error, ProducerFenced) or isinstance(error.__cause__, ProducerFenced)
+            self._origin.reply_topics.forget_shapes()
             raise failure from error
 
     def raise_if_spent(self) -> None:
@@ -147,10 +157,15 @@ class Publisher:
         await self._origin.stop(self._producer)
 
     async def _publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
+        asked = [record for record in records if type(record) is Reply]
+        batches = await self._batches([one for one in records if type(one) is not Reply] if asked else records)
+        replies = Replies(self._producer, self._origin.reply_topics)
+        if asked:
+            await replies.write(asked, self._own_topics)
         await self._producer.begin_transaction()
         # awaited before the offsets: sent side by side, the broker stalls both; unawaited, a lost record goes unnoticed
-        await asyncio.gather(*await self._send(await self._batches(records)))
-        if not records:
+        await (replies.deliver(batches) if replies.batches else self._deliver(batches))
+        if not batches and not replies.batches:
             # The offsets come first then. Before the last transaction's markers are written they are put off by the
             # whole back-off, as if they had to be sent twice.
             await asyncio.sleep(_MARKERS_S)
@@ -159,37 +174,32 @@ class Publisher:
         await self._producer.commit_transaction()
         # aiokafka resends after the retry back-off; a late first copy could then commit the next transaction half way
         self._may_have_resent = time.monotonic() - started_s >= RETRY_BACKOFF_S
+        if replies.left_out:
+            self._origin.reply_topics.tell_left_out(replies.left_out)
 
-    async def _batches(self, records: Sequence[OutgoingRecord]) -> dict[TopicPartition, list[BatchBuilder]]:
+    async def _batches(self, records: Sequence[OutgoingRecord]) -> Batches:
         """Write the records into batches; a tenth of the cost of sending each, and a record may be all null."""
         counts = {topic: len(await self._producer.partitions_for(topic)) for topic in {one.topic for one in records}}
+        self._own_topics |= counts.keys()
         batches: dict[TopicPartition, list[BatchBuilder]] = {}
         for record in records:
-            tp = TopicPartition(record.topic, _partition(record, counts[record.topic]))
+            tp = TopicPartition(record.topic, partition_of(record, counts[record.topic]))
             queue = batches.setdefault(tp, [])
-            if not queue or not _append(queue[-1], record):
+            if not queue or not append(queue[-1], record):
                 queue.append(self._producer.create_batch())
-                _append(queue[-1], record)  # the first record fits, whatever its size
+                append(queue[-1], record)
         return batches
 
-    async def _send(self, batches: Mapping[TopicPartition, list[BatchBuilder]]) -> list[asyncio.Future[Any]]:
+    async def _deliver(self, batches: Batches) -> None:
         """Send every partition's first batch in one tight loop, so that one request adds them all; then the rest."""
-        futures = []
-        for number in range(max(map(len, batches.values()), default=0)):
-            for tp, queue in batches.items():
-                if number < len(queue):
-                    futures.append(await self._producer.send_batch(queue[number], tp.topic, partition=tp.partition))
-        return futures
+        sent: Sent = []
+        for number in range(rounds(batches)):
+            await send_round(self._producer, batches, number, sent)
+        await asyncio.gather(*(future for _, future in sent))
 
 
-def _append(batch: BatchBuilder, record: OutgoingRecord) -> bool:
-    written = batch.append(
-        timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=list(record.headers)
-    )
-    return written is not None
-
-
-def _partition(record: OutgoingRecord, count: int) -> int:
-    if record.partition is not None:
-        return record.partition
-    return random.randrange(count) if record.key is None else (murmur2(record.key) & 0x7FFFFFFF) % count  # noqa: S311
+async def _stop(producer: AIOKafkaProducer) -> None:
+    try:
+        await producer.stop()
+    finally:
+        await producer.client.close()  # where its sender has failed, `stop` leaves the connections open

@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from schemas.problem import DEAD_LETTERED
 from worker.batch import Report
 from worker.decoder import Received
+from worker.encoder import Reply
 from worker.lifecycle import Refusal
 from worker.session import Decided, Held
 from worker.stores.port import StoreError, StoreUnavailableError
@@ -60,6 +61,7 @@ class Reporter:
         self._consumed.inc(commands)
         self._processed.observe(seconds)
         metrics.duplicates_total.inc(report.duplicates)
+        metrics.replies_ignored_total.inc(report.replies_ignored)
         for state, number in Counter(map(_state_of, report.transitions)).items():
             metrics.commands_total.labels(*outcome_of(state)).inc(number)
         if report.refusals:
@@ -74,7 +76,9 @@ class Reporter:
         now_s = time.time()
         self._metrics.kafka_transaction_seconds.observe(seconds)
         self._committed.observe(seconds)
-        for topic, number in Counter(record.topic for record in decided.records).items():
+        # replies are not counted: their topics are as many as the senders want
+        topics = Counter(record.topic for record in decided.records if type(record) is not Reply)
+        for topic, number in topics.items():
             self._metrics.messaging_client_sent_messages_total.labels("kafka", "send", topic).inc(number)
         self._metrics.last_published_timestamp_seconds.set(now_s)
         self._metrics.command_latency_seconds.observe(decided.timestamps_ms, now_s * 1000)

@@ -102,7 +102,7 @@ class FailingStore:
     def __getattr__(self, name: str) -> Callable:
         return getattr(self._store, name)
 
-    async def apply(self, topic, advances, task_keys, command_keys, decide):
+    async def apply(self, topic, advances, task_keys, command_keys, decide, *more):
         def decide_and_reach(snapshot):
             changes = decide(snapshot)
             reached("before-store-commit")
@@ -117,7 +117,7 @@ class FailingStore:
                 )
                 for advance in advances
             ]
-        changes = await self._store.apply(topic, advances, task_keys, command_keys, decide_and_reach)
+        changes = await self._store.apply(topic, advances, task_keys, command_keys, decide_and_reach, *more)
         reached("after-store-commit")
         return changes
 

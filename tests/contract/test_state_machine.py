@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.contract.backends import Backend, postgres_backend, sqlite_backend
 from tests.unit.records import DESTINATIONS, LIMITS, a_command
 from worker.batch import Batch, decode_all
-from worker.encoder import Encoder
+from worker.encoder import Encoder, Reply
 from worker.stores.port import Advance, StoreFencedError
 
 PARTITIONS = (0, 1)
@@ -28,7 +28,7 @@ class Model:
 
     def __init__(self):
         self.tasks = {}  # key: (state, version)
-        self.ids = {}  # command id: the command
+        self.ids = {}  # command id: the command, and the status it led to
         self.outcomes = {partition: {} for partition in PARTITIONS}  # offset: status
         self.applied = dict.fromkeys(PARTITIONS, 0)
         self.owners = dict.fromkeys(PARTITIONS, 0)
@@ -40,10 +40,15 @@ class Model:
                 self.outcomes[partition][self.applied[partition]] = status
             self.applied[partition] += 1
 
-    def _decide(self, kind, key, command_id):
+    def _decide(self, kind, key, command_id, asks):
         if command_id in self.ids:
-            return None if self.ids[command_id] == (kind, key) else 400
-        self.ids[command_id] = (kind, key)
+            command, status = self.ids[command_id]
+            return 400 if command != (kind, key) else status if asks else None
+        status = self._transition(kind, key)
+        self.ids[command_id] = ((kind, key), status)
+        return status
+
+    def _transition(self, kind, key):
         state, version = self.tasks.get(key, (None, 0))
         if kind == "create":
             after = "CREATED" if state is None else None
@@ -89,19 +94,19 @@ class History(RuleBasedStateMachine):
             self.run(self.store.begin(self.topic, partition, 1, 0))
         self.believed = dict(self.model.applied)
 
-    @rule(partition=partitions, key=keys, kind=st.sampled_from(["create", "complete", "cancel"]))
-    def send(self, partition, key, kind):
-        self.log[partition].append((kind, key, f"{self.number}-{partition}-{len(self.log[partition])}"))
+    @rule(partition=partitions, key=keys, kind=st.sampled_from(["create", "complete", "cancel"]), asks=st.booleans())
+    def send(self, partition, key, kind, asks):
+        self.log[partition].append((kind, key, f"{self.number}-{partition}-{len(self.log[partition])}", asks))
 
-    @rule(partition=partitions, data=st.data())
-    def send_a_duplicate(self, partition, data):
+    @rule(partition=partitions, asks=st.booleans(), data=st.data())
+    def send_a_duplicate(self, partition, asks, data):
         if sent := self.log[0] + self.log[1]:
-            self.log[partition].append(data.draw(st.sampled_from(sent)))
+            self.log[partition].append((*data.draw(st.sampled_from(sent))[:3], asks))
 
     @rule(partition=partitions, key=keys, data=st.data())
     def send_another_command_with_a_used_id(self, partition, key, data):
         if sent := self.log[0] + self.log[1]:
-            self.log[partition].append(("cancel", key, data.draw(st.sampled_from(sent))[2]))
+            self.log[partition].append(("cancel", key, data.draw(st.sampled_from(sent))[2], False))
 
     @rule(limit=st.integers(1, 6), chosen=st.sampled_from([(0,), (1,), (0, 1)]))
     def work(self, limit, chosen):
@@ -196,17 +201,20 @@ class History(RuleBasedStateMachine):
                 raise CrashedError
             return changes
 
-        return self.run(self.store.apply(self.topic, advances, batch.task_keys, batch.command_keys, decide))
+        keys = (batch.task_keys, batch.command_keys)
+        return self.run(self.store.apply(self.topic, advances, *keys, decide, batch.asking_keys))
 
     def record(self, partition, offset, command):
-        kind, key, command_id = command
+        kind, key, command_id, asks = command
         record = a_command(kind, {"userTaskKey": str(self.key(key))}, command_id, offset)
-        return type(record)(record.value, record.key, record.headers, offset, self.topic, partition)
+        headers = [*record.headers, *([("reply_to", b"replies")] if asks else [])]
+        return type(record)(record.value, record.key, headers, offset, self.topic, partition)
 
 
 def status_of(records):
-    (record,) = records
-    return 204 if record.topic == "events" else json.loads(record.value)["status"]
+    assert len({(one.key, one.value, one.headers) for one in records}) == 1, "a reply repeats its outcome"
+    assert [type(one) for one in records[1:]] in ([], [Reply])
+    return json.loads(records[0].value).get("status", 204)
 
 
 @pytest.mark.parametrize("name", ["sqlite", "postgres"])

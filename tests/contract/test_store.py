@@ -15,8 +15,11 @@ from tests.contract.backends import (
     save,
     take_over,
 )
+from worker.batch import TooMuchRepeatedError
+from worker.encoder import Reply
 from worker.stores.port import (
     Changes,
+    First,
     PartitionRow,
     StoreError,
     StoreFencedError,
@@ -252,6 +255,69 @@ async def test_a_task_comes_back_as_it_was(store, key):
     assert found == ended
     assert list(found.variables) == list(variables)
     assert [type(value) for value in found.variables.values()] == [int, dict, str, float]
+
+
+async def test_the_first_outcomes_of_those_that_ask_are_loaded_and_no_others(store):
+    await take_over(store, 0)
+    commands = [bytes([number]) * 16 for number in range(4)]
+    outcomes = [an_outcome(offset, key, status=400 + offset) for offset, key in enumerate(commands[:3])]
+    outcomes[1].records = (a_record(b"first", topic="rejections"), a_record(b"letter"))
+    await save(store, [an_advance(0, 3)], outcomes=outcomes)
+
+    snapshots = []
+
+    def decide(snapshot):
+        snapshots.append(snapshot)
+        return Changes()
+
+    await store.apply(TOPIC, [an_advance(3, 4)], [], commands, decide, [commands[1], commands[3]])
+    await store.apply(TOPIC, [an_advance(4, 5)], [], commands, decide)
+
+    assert snapshots[0].first == {commands[1]: First(401, a_record(b"first", topic="rejections"))}
+    assert set(snapshots[0].fingerprints) == set(commands[:3])
+    assert snapshots[1].first == {}
+
+
+async def test_a_batch_may_load_very_many_first_outcomes(store):
+    await take_over(store, 0)
+    commands = [number.to_bytes(16) for number in range(12_000)]
+    await save(store, [an_advance(0, 12_000)], outcomes=[an_outcome(at, key) for at, key in enumerate(commands)])
+    found = []
+
+    def decide(snapshot):
+        found.append(snapshot.first.keys())
+        return Changes()
+
+    await store.apply(TOPIC, [an_advance(12_000, 12_001)], [], commands, decide, set(commands))
+
+    assert found == [set(commands)]
+
+
+async def test_a_duplicates_reply_has_a_row_without_an_id_beside_the_first_outcomes(store):
+    await take_over(store, 0)
+    reply = Reply._make((*a_record()[:5], 1))
+    rows = [an_outcome(0, COMMAND), an_outcome(1, command_id="id-0", records=(reply,))]
+    await save(store, [an_advance(0, 2)], outcomes=rows)
+
+    [(_, first), (_, second)] = await store.recorded(TOPIC, 0, 0, 2, 10)
+
+    assert (first, second) == ([a_record()], [reply])
+    assert [type(one) for one in (*first, *second)] == [type(a_record()), Reply]
+    await store.note_published(TOPIC, {0: 1}, {0: 2})
+    assert await store.prune(INT64_MAX, 10) == 2
+
+
+async def test_what_deciding_raises_is_passed_on_and_nothing_is_written(store):
+    await take_over(store, 0)
+
+    def decide(_):
+        raise TooMuchRepeatedError
+
+    with pytest.raises(TooMuchRepeatedError):
+        await store.apply(TOPIC, [an_advance(0, 1)], [], [], decide)
+
+    assert (await row_of(store)).applied == 0
+    await save(store, [an_advance(0, 1)])
 
 
 async def test_a_task_that_is_not_there_is_none(store):

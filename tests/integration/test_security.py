@@ -6,22 +6,26 @@ import pty
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import NewTopic
 
 from tests.integration.harness import (
     COMPLETE,
     CREATE,
+    PARTITIONS,
     STRUCTURED,
     Bench,
+    Collector,
     Wire,
     Worker,
     bare_environment,
     cloud_event,
     command_line,
+    create_topics,
     encoded,
     environment,
     free_port,
@@ -235,6 +239,68 @@ def test_a_right_that_is_taken_away_stops_the_worker_and_loses_nothing(
         worker.await_ready()
         assert len(wire.outcomes(position, "waits")) == 1
         assert worker.terminate() == 0
+
+
+# Reply topics
+
+
+def allow_on(broker: Secured, topic: str, *operations: str) -> None:
+    broker.allow({"USERTASK_TOPIC": topic}, [Acl("Topic", "TOPIC", "literal", operation) for operation in operations])
+
+
+@pytest.fixture
+def reply_topics(broker):
+    """Return three topics, on which the worker may do all it needs, see them only, and nothing."""
+    names = tuple(f"user-task.replies.{fresh_key()}" for _ in range(3))
+    create_topics(broker.admin, *(NewTopic(name, PARTITIONS, 1) for name in names))
+    allow_on(broker, names[0], "Write", "DescribeConfigs")
+    allow_on(broker, names[1], "Describe")
+    return names
+
+
+def test_a_reply_topic_that_may_not_be_written_to_is_left_out(broker, topics, case, reply_topics):
+    allowed, seen, hidden = reply_topics
+    it = case()
+    with (
+        Worker(it.env, it.folder) as worker,
+        Wire(broker.admin, topics, worker.watch) as wire,
+        closing(Collector(broker.admin, reply_topics)) as listener,
+    ):
+
+        def asks(*names: str) -> None:
+            headers = zip(("reply_to", "REPLY_TOPIC", "kafka_replyTopic"), map(str.encode, names), strict=False)
+            wire.complete(wire.created(), headers=list(headers))
+
+        asks(allowed)
+        asks(hidden)
+        assert reasons(worker, "consumer_paused") == ""
+        asks(allowed, seen, hidden)
+        asks(seen, allowed)
+        asks(allowed)
+        wire.wait_until(lambda: "usertask_replies_ignored_total 4.0" in worker.get("/metrics")[1])
+        listener.catch_up(worker.watch, 20)
+        assert [len(listener.records(name)) for name in reply_topics] == [4, 0, 0]
+        assert len(wire.events()) == 10
+        assert worker.terminate() == 0
+    [refused] = [line for line in logged(worker) if line["event"] == "reply_topic_refused"]
+    assert (refused["topic"], refused["reason"]) == (seen, "TopicAuthorizationFailedError")
+    assert [line["event"] for line in logged(worker)].count("consumer_paused") == 1
+    assert f"{hidden}: forbidden" in reasons(worker, "replies_left_out")
+
+
+def test_a_reply_topic_whose_limit_may_not_be_read_fails_once_and_is_left_out(broker, topics, case):
+    small = f"user-task.replies.{fresh_key()}"
+    create_topics(broker.admin, NewTopic(small, PARTITIONS, 1, config={"max.message.bytes": "500"}))
+    allow_on(broker, small, "Write")
+    it = case()
+    with Worker(it.env, it.folder) as worker, Wire(broker.admin, topics, worker.watch) as wire:
+        for _ in range(2):
+            wire.complete(wire.created(), headers=[("reply_to", small.encode())])
+        wire.wait_until(lambda: "usertask_replies_ignored_total 2.0" in worker.get("/metrics")[1])
+        assert len(wire.events()) == 4
+        assert worker.terminate() == 0
+    [refused] = [line for line in logged(worker) if line["event"] == "reply_topic_refused"]
+    assert (refused["topic"], refused["reason"]) == (small, "MessageSizeTooLargeError")
 
 
 # Logins that fail

@@ -1,6 +1,7 @@
 """Records of the commands topic, made for tests; each says only what the test cares about."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ DESTINATIONS = Destinations(
     event_source="/user-task-worker",
     problem_type_base="urn:problem-type:user-task:",
     group_id="group",
+    reply_topics=re.compile(r"^replies(\..+)?$"),
 )
 LIMITS = Limits(event_bytes=1_000_000, rejection_bytes=1_000_000, dead_letter_bytes=1_000_000)
 

@@ -50,7 +50,7 @@ class Lookup(Protocol):
         """Read the outcome that occupies a command id."""
 
     async def outcome_at(self, topic: str, partition: int, offset: int) -> Recorded | None:
-        """Read the outcome of the command at a position; a duplicate has none."""
+        """Read the outcome of the command at a position; a duplicate has none, unless it asked for a reply."""
 
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         """Read all outcomes for at most `limit` with this text as command id, whatever its source; latest first.

@@ -70,6 +70,16 @@ class Outcome:
     """204, 400, 404, 409 or 500, as the endpoint would have answered."""
     decided_at_ms: int
     records: tuple[OutgoingRecord, ...]
+    """The event or rejection comes first; of a duplicate, there is only the reply that it asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The outcome that occupies a command id, as far as a reply to a duplicate needs it."""
+
+    status: int
+    record: OutgoingRecord
+    """The event or rejection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +89,8 @@ class Snapshot:
     tasks: Mapping[int, StoredTask]
     fingerprints: Mapping[bytes, bytes]
     """Of the commands that were seen before, by command key."""
+    first: Mapping[bytes, First] = field(default_factory=dict)
+    """The outcomes of those of them that were asked for."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +100,7 @@ class Changes:
     tasks: dict[int, StoredTask] = field(default_factory=dict)
     """Each changed task as it stands after the whole batch, by user task key."""
     outcomes: list[Outcome] = field(default_factory=list)
-    """In record order. A duplicate has none."""
+    """In record order. A duplicate has none, unless it asks for a reply."""
 
 
 class Store(Protocol):
@@ -126,13 +138,15 @@ class Store(Protocol):
         task_keys: Collection[int],
         command_keys: Collection[bytes],
         decide: Callable[[Snapshot], Changes],
+        asking_keys: Collection[bytes] = (),
     ) -> Changes:
         """Decide and save one batch, in one transaction.
 
-        Compare-and-set every advance's `applied`, load the tasks and earlier outcomes named by the keys, call `decide`,
-        write what it returns, and return it. `decide` does no I/O, and is called again when the transaction has to be
-        repeated. Raise StoreFencedError if a single advance does not hold, StoreRefusedError if the rows can never be
-        written.
+        Compare-and-set every advance's `applied`, load the tasks and the earlier outcomes named by the keys, call
+        `decide`, write what it returns, and return it. Of an earlier outcome only the fingerprint is loaded, unless its
+        key is among `asking_keys`, which are some of `command_keys`. `decide` does no I/O, and is called again when the
+        transaction has to be repeated; what it raises is passed on, and nothing is written. Raise StoreFencedError if
+        a single advance does not hold, StoreRefusedError if the rows can never be written.
         """
 
     async def recorded(

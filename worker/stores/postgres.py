@@ -21,7 +21,7 @@ from worker.stores.port import (
 )
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
 from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, migrate, setup_errors_mapped
-from worker.stores.rows import changed_task_to_row, task_from_row, task_to_row
+from worker.stores.rows import changed_task_to_row, first_from_rows, task_from_row, task_to_row
 
 __all__ = ["PostgresStore", "migrate"]
 
@@ -117,10 +117,11 @@ class PostgresStore:
         task_keys: Collection[int],
         command_keys: Collection[bytes],
         decide: Callable[[Snapshot], Changes],
+        asking_keys: Collection[bytes] = (),
     ) -> Changes:
         async def work(connection: Any) -> Changes:
             ids = await _advance(connection, topic, advances)
-            snapshot = await _load(connection, task_keys, command_keys)
+            snapshot = await _load(connection, task_keys, command_keys, asking_keys)
             changes = decide(snapshot)
             await _save_tasks(connection, changes.tasks, snapshot.tasks)
             await _save_outcomes(connection, ids, changes.outcomes)
@@ -213,12 +214,17 @@ async def _advance(connection: Any, topic: str, advances: Sequence[Advance]) -> 
     return ids
 
 
-async def _load(connection: Any, task_keys: Collection[int], command_keys: Collection[bytes]) -> Snapshot:
+async def _load(
+    connection: Any, task_keys: Collection[int], command_keys: Collection[bytes], asking_keys: Collection[bytes]
+) -> Snapshot:
     tasks = await connection.fetch(sql.LOAD_TASKS, list(task_keys)) if task_keys else []
     outcomes = await connection.fetch(sql.LOAD_OUTCOMES, list(command_keys)) if command_keys else []
+    fingerprints: dict[bytes, bytes] = dict(outcomes)
+    asked = [key for key in asking_keys if key in fingerprints]
     return Snapshot(
         tasks={row["user_task_key"]: task_from_row(row) for row in tasks},
-        fingerprints=dict(outcomes),
+        fingerprints=fingerprints,
+        first=first_from_rows(await connection.fetch(sql.LOAD_FIRST, asked)) if asked else {},
     )
 
 

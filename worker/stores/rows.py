@@ -1,12 +1,14 @@
-"""User tasks as table rows, the same for every SQL store."""
+"""User tasks and outcomes as table rows, the same for every SQL store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pydantic_core import from_json
 
 from schemas.user_task import UserTaskState
+from worker.encoder import unpack
 from worker.lifecycle import StoredTask
+from worker.stores.port import First
 from worker.strict_json import write
 
 _STATES: Final = {state.value: state for state in UserTaskState}
@@ -42,3 +44,8 @@ def task_from_row(row: Sequence[Any]) -> StoredTask:
         created_at_ms=created_at_ms,
         ended_at_ms=ended_at_ms,
     )
+
+
+def first_from_rows(rows: Iterable[Sequence[Any]]) -> dict[bytes, First]:
+    """Read command key, status and packed records of outcomes that occupy their command id."""
+    return {command_key: First(status, unpack(records)[0]) for command_key, status, records in rows}

@@ -12,6 +12,7 @@ from typing import IO, Any, Final, ParamSpec, TypeVar
 
 from worker.encoder import OutgoingRecord, pack, unpack
 from worker.lifecycle import StoredTask
+from worker.stores import sqlite_sql as sql
 from worker.stores.migrations import migrations
 from worker.stores.port import (
     Advance,
@@ -23,7 +24,7 @@ from worker.stores.port import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from worker.stores.rows import changed_task_to_row, task_from_row, task_to_row
+from worker.stores.rows import changed_task_to_row, first_from_rows, task_from_row, task_to_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,39 +32,8 @@ T = TypeVar("T")
 _PARAMETERS_MAX: Final = 10_000  # below SQLite's own limit of 32,766
 _BUSY_TIMEOUT_S: Final = 5
 
-_SELECT_TASKS: Final = (
-    "SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms"
-    " FROM user_tasks WHERE user_task_key IN ({})"
-)
-_SELECT_OUTCOMES: Final = "SELECT command_key, fingerprint FROM outcomes WHERE command_key IN ({})"
-_ADVANCE: Final = (
-    "UPDATE partitions SET applied = ?, published = max(published, ?)"
-    " WHERE topic = ? AND partition = ? AND owner = ? AND applied = ? RETURNING id"
-)
-_INSERT_TASK: Final = "INSERT INTO user_tasks VALUES (?, ?, ?, ?, ?, ?, ?)"
 _FOR_BATCHES: Final = ("wal_autocheckpoint = 4000", "cache_size = -16384")
 """Pages of 4 KiB in the log before they are moved to the file, and KiB of memory: a batch writes more than 2 MiB."""
-_UPDATE_TASK: Final = (
-    "UPDATE user_tasks SET state = ?, version = ?, variables = ?, ended_at_ms = ? WHERE user_task_key = ?"
-)
-_SAVE_OUTCOME: Final = "INSERT INTO outcomes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_CLAIM_NEW: Final = "INSERT INTO partitions VALUES (NULL, ?, ?, 1, ?, NULL, NULL) ON CONFLICT DO NOTHING"
-_CLAIM: Final = "UPDATE partitions SET owner = owner + 1, publisher = ? WHERE topic = ? AND partition = ? AND owner = ?"
-_BEGIN: Final = (
-    "UPDATE partitions SET applied = ?, published = ?"
-    " WHERE topic = ? AND partition = ? AND owner = ? AND applied IS NULL"
-)
-_NOTE_PUBLISHED: Final = (
-    "UPDATE partitions SET published = max(published, ?) WHERE topic = ? AND partition = ? AND owner = ?"
-)
-_RECORDED: Final = (
-    'SELECT "offset", records FROM outcomes WHERE partition_id = (SELECT id FROM partitions WHERE topic = ?'
-    ' AND partition = ?) AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?'
-)
-_PRUNE: Final = (
-    "DELETE FROM outcomes WHERE id IN (SELECT id FROM (SELECT id, decided_at_ms FROM outcomes"
-    ' WHERE partition_id = ? AND "offset" < ? ORDER BY "offset" LIMIT ?) WHERE decided_at_ms < ?)'
-)
 
 
 class SqliteStore:
@@ -88,8 +58,7 @@ class SqliteStore:
         await self._run(self._file.query, "SELECT 1")
 
     async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
-        sql = "SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = ?"
-        rows = await self._run(self._file.query, sql, (topic,))
+        rows = await self._run(self._file.query, sql.PARTITIONS, (topic,))
         return {
             partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
             for partition, owner, publisher, applied, published in rows
@@ -100,7 +69,7 @@ class SqliteStore:
         return await self._run(self._file.claim, topic, owners, publisher)
 
     async def begin(self, topic: str, partition: int, owner: int, offset: int) -> None:
-        if await self._run(self._file.change, _BEGIN, [(offset, offset, topic, partition, owner)]) != 1:
+        if await self._run(self._file.change, sql.BEGIN, [(offset, offset, topic, partition, owner)]) != 1:
             raise StoreFencedError(f"{topic}/{partition} has another owner or has begun")
 
     async def apply(
@@ -110,21 +79,22 @@ class SqliteStore:
         task_keys: Collection[int],
         command_keys: Collection[bytes],
         decide: Callable[[Snapshot], Changes],
+        asking_keys: Collection[bytes] = (),
     ) -> Changes:
-        return await self._run(self._file.apply, topic, advances, task_keys, command_keys, decide)
+        return await self._run(self._file.apply, topic, advances, task_keys, command_keys, decide, asking_keys)
 
     async def recorded(
         self, topic: str, partition: int, first: int, end: int, limit: int
     ) -> list[tuple[int, list[OutgoingRecord]]]:
-        rows = await self._run(self._file.query, _RECORDED, (topic, partition, first, end, limit))
+        rows = await self._run(self._file.query, sql.RECORDED, (topic, partition, first, end, limit))
         return [(offset, unpack(records)) for offset, records in rows]
 
     async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
         rows = [(offset, topic, partition, owners[partition]) for partition, offset in published.items()]
-        await self._run(self._file.change, _NOTE_PUBLISHED, rows)
+        await self._run(self._file.change, sql.NOTE_PUBLISHED, rows)
 
     async def task(self, user_task_key: int) -> StoredTask | None:
-        rows = await self._run(self._file.query, _SELECT_TASKS.format("?"), (user_task_key,))
+        rows = await self._run(self._file.query, sql.SELECT_TASKS.format("?"), (user_task_key,))
         return task_from_row(rows[0]) if rows else None
 
     async def prune(self, decided_before_ms: int, limit: int) -> int:
@@ -157,22 +127,22 @@ class _File:
             self._lock.close()
         self._connection = self._lock = None
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with _errors_mapped():
-            return self._open_connection().execute(sql, parameters).fetchall()
+            return self._open_connection().execute(statement, parameters).fetchall()
 
-    def change(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    def change(self, statement: str, rows: Sequence[Sequence[Any]]) -> int:
         with self._transaction() as connection:
-            return connection.executemany(sql, rows).rowcount
+            return connection.executemany(statement, rows).rowcount
 
     def claim(self, topic: str, owners: Mapping[int, int], publisher: str) -> set[int]:
         won = set()
         with self._transaction() as connection:
             for partition, owner in owners.items():
                 if owner == 0:
-                    cursor = connection.execute(_CLAIM_NEW, (topic, partition, publisher))
+                    cursor = connection.execute(sql.CLAIM_NEW, (topic, partition, publisher))
                 else:
-                    cursor = connection.execute(_CLAIM, (publisher, topic, partition, owner))
+                    cursor = connection.execute(sql.CLAIM, (publisher, topic, partition, owner))
                 if cursor.rowcount == 1:
                     won.add(partition)
         return won
@@ -184,14 +154,17 @@ class _File:
         task_keys: Collection[int],
         command_keys: Collection[bytes],
         decide: Callable[[Snapshot], Changes],
+        asking_keys: Collection[bytes],
     ) -> Changes:
         with self._transaction() as connection:
             ids = {advance.partition: _advance(connection, topic, advance) for advance in advances}
-            tasks = map(task_from_row, _select_in(connection, _SELECT_TASKS, task_keys))
-            outcomes = _select_in(connection, _SELECT_OUTCOMES, command_keys)
+            tasks = map(task_from_row, _select_in(connection, sql.SELECT_TASKS, task_keys))
+            fingerprints = dict(_select_in(connection, sql.SELECT_OUTCOMES, command_keys))
+            asked = [key for key in asking_keys if key in fingerprints]
             snapshot = Snapshot(
                 tasks={task.user_task_key: task for task in tasks},
-                fingerprints=dict(outcomes),
+                fingerprints=fingerprints,
+                first=first_from_rows(_select_in(connection, sql.SELECT_FIRST, asked)),
             )
             changes = decide(snapshot)
             _save(connection, ids, snapshot, changes)
@@ -202,7 +175,7 @@ class _File:
         left = limit
         with self._transaction() as connection:
             for partition_id, published in connection.execute("SELECT id, published FROM partitions").fetchall():
-                left -= connection.execute(_PRUNE, (partition_id, published, left, decided_before_ms)).rowcount
+                left -= connection.execute(sql.PRUNE, (partition_id, published, left, decided_before_ms)).rowcount
         return limit - left
 
     @contextmanager
@@ -268,7 +241,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 def _advance(connection: sqlite3.Connection, topic: str, advance: Advance) -> int:
     row = connection.execute(
-        _ADVANCE,
+        sql.ADVANCE,
         (advance.next_applied, advance.published, topic, advance.partition, advance.owner, advance.applied),
     ).fetchone()
     if row is None:
@@ -277,20 +250,20 @@ def _advance(connection: sqlite3.Connection, topic: str, advance: Advance) -> in
     return partition_id
 
 
-def _select_in(connection: sqlite3.Connection, sql: str, keys: Collection[Any]) -> Iterator[Any]:
+def _select_in(connection: sqlite3.Connection, statement: str, keys: Collection[Any]) -> Iterator[Any]:
     listed = list(keys)
     for start in range(0, len(listed), _PARAMETERS_MAX):
         some = listed[start : start + _PARAMETERS_MAX]
-        yield from connection.execute(sql.format(",".join("?" * len(some))), some)
+        yield from connection.execute(statement.format(",".join("?" * len(some))), some)
 
 
 def _save(connection: sqlite3.Connection, ids: Mapping[int, int], snapshot: Snapshot, changes: Changes) -> None:
     new = [task_to_row(task) for key, task in changes.tasks.items() if key not in snapshot.tasks]
     changed = [changed_task_to_row(task) for key, task in changes.tasks.items() if key in snapshot.tasks]
-    connection.executemany(_INSERT_TASK, new)
-    connection.executemany(_UPDATE_TASK, changed)
+    connection.executemany(sql.INSERT_TASK, new)
+    connection.executemany(sql.UPDATE_TASK, changed)
     connection.executemany(
-        _SAVE_OUTCOME,
+        sql.SAVE_OUTCOME,
         (
             (
                 ids[outcome.partition],

@@ -1,0 +1,134 @@
+"""A reply topic that never says anything: a publisher on a real broker, and a client that does not hear an answer."""
+
+import asyncio
+import time
+from contextlib import closing
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.producer.sender import SendProduceReqHandler
+from confluent_kafka.admin import NewTopic
+
+from tests.integration.harness import PARTITIONS, Collector, create_topics, fresh_id
+from worker.encoder import OutgoingRecord, Reply
+from worker.publisher import PublishError, Publishers
+from worker.reply_topics import ReplyTopics
+
+ENDS_WITHIN_S = 10
+
+
+@pytest.fixture
+def names(kafka):
+    made = tuple(f"{fresh_id()}.{name}" for name in ("commands", "events", "replies", "silent"))
+    create_topics(kafka.bootstrap_servers, *(NewTopic(name, PARTITIONS, 1) for name in made))
+    return made
+
+
+def silence(monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    """Let the client try again whenever a broker takes a record of the topic; a refusal it hears."""
+    handle = SendProduceReqHandler.handle_response
+
+    def handle_others(self, response):
+        for name, partitions in response.topics:
+            for partition, error_code, *_ in partitions:
+                if name == topic and error_code == 0:
+                    self._to_reenqueue.append(self._batches[TopicPartition(name, partition)])
+        response.topics = [one for one in response.topics if one[0] != topic or one[1][0][1] != 0]
+        handle(self, response)
+
+    monkeypatch.setattr(SendProduceReqHandler, "handle_response", handle_others)
+
+
+def outgoing(topic: str) -> OutgoingRecord:
+    return OutgoingRecord(topic, b"1", b"{}", (("ce_id", b"1"),), time.time_ns() // 1_000_000)
+
+
+def reply_to(topic: str) -> Reply:
+    return Reply._make(outgoing(topic))
+
+
+async def publish(publishers: Publishers, *records: OutgoingRecord, offset: int, commands: str) -> None:
+    publisher = await publishers.start()
+    try:
+        await publisher.publish(records, {TopicPartition(commands, 0): offset})
+    finally:
+        await publisher.discard()
+        await publishers.fence(publisher.transactional_id)
+
+
+async def end_of(tasks: set[asyncio.Task]) -> None:
+    """Return when they have ended by themselves."""
+    async with asyncio.timeout(ENDS_WITHIN_S):
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("others", [1, 0], ids=["beside events", "alone"])
+@pytest.mark.parametrize("silences", [1, 5], ids=["in one batch", "in several"])
+async def test_it_is_refused_at_the_second_time_and_leaves_nothing_behind(kafka, names, monkeypatch, others, silences):
+    commands, events, replies, silent = names
+    ignored: list[int] = []
+    publishers = Publishers(
+        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(ignored.append)
+    )
+    many = [Reply._make(outgoing(silent)._replace(value=b"x" * 900_000)) for _ in range(silences)]
+    records = [*[outgoing(events)] * others, *many, reply_to(replies)]
+    silence(monkeypatch, silent)
+    before = asyncio.all_tasks()
+
+    for _ in range(2):
+        with pytest.raises(PublishError, match="TimeoutError"):
+            await publish(publishers, *records, offset=1, commands=commands)
+        assert ignored == []
+    await publish(publishers, *records, offset=1, commands=commands)
+
+    assert ignored == [silences]
+    await end_of(asyncio.all_tasks() - before)
+    with closing(Collector(kafka.bootstrap_servers, names[1:])) as listener:
+        listener.catch_up(lambda: None, 20)
+        assert [len(listener.records(name)) for name in (events, replies, silent)] == [others, 1, 0]
+
+
+async def test_an_outage_costs_no_reply(kafka, names, monkeypatch):
+    commands, events, replies, _ = names
+    ignored: list[int] = []
+    publishers = Publishers(
+        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(ignored.append)
+    )
+    with monkeypatch.context() as outage:
+        silence(outage, events)
+        with pytest.raises(PublishError):
+            await publish(publishers, outgoing(events), reply_to(replies), offset=1, commands=commands)
+
+    await publish(publishers, outgoing(events), reply_to(replies), offset=1, commands=commands)
+
+    assert ignored == []
+    with closing(Collector(kafka.bootstrap_servers, [events, replies])) as listener:
+        listener.catch_up(lambda: None, 20)
+        assert [len(listener.records(name)) for name in (events, replies)] == [1, 1]
+
+
+async def test_a_reply_to_what_has_become_a_topic_of_the_workers_own_is_left_out(kafka, names):
+    commands, events, *_ = names
+    ignored: list[int] = []
+    publishers = Publishers(
+        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(ignored.append)
+    )
+
+    await publish(publishers, outgoing(events), reply_to(events), offset=1, commands=commands)
+
+    assert ignored == [1]
+    with closing(Collector(kafka.bootstrap_servers, [events])) as listener:
+        listener.catch_up(lambda: None, 20)
+        assert len(listener.records(events)) == 1
+
+
+async def test_a_producer_is_closed_also_where_its_sender_has_failed(kafka):
+    publishers = Publishers({"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000)
+    before = asyncio.all_tasks()
+    publisher = await publishers.start()
+    producer: AIOKafkaProducer = publisher._producer
+    producer._sender.sender_task.cancel()
+
+    await publisher.discard()
+
+    assert asyncio.all_tasks() == before
