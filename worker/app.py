@@ -171,7 +171,7 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
         raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
     health.set_store_reachable(True)
     smallest = min(shape.max_message_bytes for shape in shapes.values())
-    reply_topics = ReplyTopics(metrics.replies_ignored_total.inc)
+    reply_topics = ReplyTopics(shapes.keys(), metrics.replies_ignored_total.inc)
     publishers = factories.publishers(options, settings.group_id, smallest, reply_topics)
     stack.push_async_callback(publishers.close)
     worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))

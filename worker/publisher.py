@@ -13,7 +13,7 @@ from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.encoder import OutgoingRecord, Reply
-from worker.record_batches import Batches, Sent, append, partition_of, rounds, send_round
+from worker.record_batches import Batches, Sent, append, partition_of, send_all
 from worker.replies import Replies
 from worker.reply_topics import ReplyTopics
 
@@ -131,7 +131,6 @@ class Publisher:
         self._producer = producer
         self._group_id = group_id
         self._origin = origin
-        self._own_topics: set[str] = set()
 
     async def publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Publish records and commit offsets in one transaction. Raise PublishError if that is not known to be done."""
@@ -161,10 +160,12 @@ class Publisher:
         batches = await self._batches([one for one in records if type(one) is not Reply] if asked else records)
         replies = Replies(self._producer, self._origin.reply_topics)
         if asked:
-            await replies.write(asked, self._own_topics)
+            await replies.write(asked)
         await self._producer.begin_transaction()
         # awaited before the offsets: sent side by side, the broker stalls both; unawaited, a lost record goes unnoticed
-        await (replies.deliver(batches) if replies.batches else self._deliver(batches))
+        await self._deliver(batches)
+        if replies.batches:
+            await replies.deliver()
         if not batches and not replies.batches:
             # The offsets come first then. Before the last transaction's markers are written they are put off by the
             # whole back-off, as if they had to be sent twice.
@@ -180,7 +181,6 @@ class Publisher:
     async def _batches(self, records: Sequence[OutgoingRecord]) -> Batches:
         """Write the records into batches; a tenth of the cost of sending each, and a record may be all null."""
         counts = {topic: len(await self._producer.partitions_for(topic)) for topic in {one.topic for one in records}}
-        self._own_topics |= counts.keys()
         batches: dict[TopicPartition, list[BatchBuilder]] = {}
         for record in records:
             tp = TopicPartition(record.topic, partition_of(record, counts[record.topic]))
@@ -191,10 +191,8 @@ class Publisher:
         return batches
 
     async def _deliver(self, batches: Batches) -> None:
-        """Send every partition's first batch in one tight loop, so that one request adds them all; then the rest."""
         sent: Sent = []
-        for number in range(rounds(batches)):
-            await send_round(self._producer, batches, number, sent)
+        await send_all(self._producer, batches, sent)
         await asyncio.gather(*(future for _, future in sent))
 
 

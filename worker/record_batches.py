@@ -32,13 +32,12 @@ def partition_of(record: OutgoingRecord, count: int) -> int:
     return random.randrange(count) if record.key is None else (murmur2(record.key) & 0x7FFFFFFF) % count  # noqa: S311
 
 
-def rounds(batches: Batches) -> int:
-    """Give how many batches the partition has that has most."""
-    return max(map(len, batches.values()), default=0)
+async def send_all(producer: AIOKafkaProducer, batches: Batches, sent: Sent) -> None:
+    """Send every partition's first batch in one tight loop, so that one request adds them all; then the rest.
 
-
-async def send_round(producer: AIOKafkaProducer, batches: Batches, number: int, sent: Sent) -> None:
-    """Send each partition's batch of that number, without waiting but for those before it, and note it in `sent`."""
-    for tp, queue in batches.items():
-        if number < len(queue):
-            sent.append((tp.topic, await producer.send_batch(queue[number], tp.topic, partition=tp.partition)))
+    Each is noted in `sent`. Waits for nothing but those before it of its partition.
+    """
+    for number in range(max(map(len, batches.values()), default=0)):
+        for tp, queue in batches.items():
+            if number < len(queue):
+                sent.append((tp.topic, await producer.send_batch(queue[number], tp.topic, partition=tp.partition)))

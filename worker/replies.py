@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -12,23 +12,17 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.encoder import Reply
-from worker.record_batches import Batches, Sent, append, partition_of, rounds, send_round
-from worker.reply_topics import FORBIDDEN, ReplyTopics, Shape
+from worker.record_batches import Sent, append, partition_of, send_all
+from worker.reply_topics import ReplyTopics, Shape
 from worker.telemetry.defects import where
 
 log = structlog.stdlib.get_logger(__name__)
 
 _PATIENCE_S: Final = 2
-"""How much longer replies may take than events and rejections."""
-_DOUBT_S: Final = 1
-"""After this a reply topic may be why nothing arrives: one that was deleted holds up the whole transaction."""
+"""How long replies may take, after the events and rejections of their transaction have arrived."""
 _METADATA_ATTEMPTS: Final = 2
 _RECORD_OVERHEAD_BYTES: Final = 64
 """More than a record takes in a batch besides key, value and headers."""
-
-
-class UnknownReplyTopicError(Exception):
-    """A reply topic is no more, though it was there just now."""
 
 
 class Replies:
@@ -42,13 +36,10 @@ class Replies:
         self._client: AIOKafkaClient = producer.client
         self._memory = memory
 
-    async def write(self, replies: Sequence[Reply], own_topics: Collection[str]) -> None:
-        """Write those replies that can be sent. Raise KafkaError or OSError in an outage.
-
-        `own_topics` are those of the worker, to which no reply may go, whatever the settings were when it was decided.
-        """
+    async def write(self, replies: Sequence[Reply]) -> None:
+        """Write those replies that can be sent. Raise KafkaError or OSError in an outage."""
         try:
-            await self._write_all(replies, own_topics)
+            await self._write_all(replies)
         except (KafkaError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - a defect of ours must not keep the outcomes from being published
@@ -56,86 +47,55 @@ class Replies:
             self.batches.clear()
             self.left_out = Counter((reply.topic, "defect") for reply in replies)
 
-    async def _write_all(self, replies: Sequence[Reply], own_topics: Collection[str]) -> None:
-        shapes = await self._memory.shapes(self._client, {reply.topic for reply in replies}.difference(own_topics))
-        shaped = {topic: shape for topic, shape in shapes.items() if isinstance(shape, Shape)}
-        known = await self._known_partitions(shaped, own_topics)
+    async def _write_all(self, replies: Sequence[Reply]) -> None:
+        shapes = await self._memory.shapes(self._client, {reply.topic for reply in replies})
+        known = await self._known_partitions({topic: one for topic, one in shapes.items() if isinstance(one, Shape)})
         addressed: set[tuple[int, TopicPartition]] = set()
         for reply in replies:
-            shape = shapes.get(reply.topic, FORBIDDEN)
+            shape = shapes[reply.topic]
             if isinstance(shape, str):
                 self.left_out[reply.topic, shape] += 1
                 continue
             tp = TopicPartition(reply.topic, partition_of(reply, shape.partitions))
             # by identity: two replies of one outcome, which share their headers, may turn out to go to one place
-            if (id(reply.headers), tp) not in addressed:
-                addressed.add((id(reply.headers), tp))
-                self._write(tp, reply, known[tp.topic], shape.max_message_bytes)
+            if (id(reply.headers), tp) in addressed:
+                continue
+            addressed.add((id(reply.headers), tp))
+            if tp.partition not in known[tp.topic]:
+                self.left_out[tp.topic, "no such partition"] += 1
+            elif reply.key is None and shape.is_compacted:
+                self.left_out[tp.topic, "no key"] += 1
+            else:
+                self._write(tp, reply, shape)
 
-    async def deliver(self, batches: Batches) -> None:
-        """Send replies beside the batches of other records, and wait until the brokers have all of them.
+    async def deliver(self) -> None:
+        """Send the replies, and wait until the brokers have all of them; they have the transaction's other records.
 
-        What goes wrong with a reply is remembered, and raised like what goes wrong with any record.
+        So what goes wrong is a reply's doing, unless it is an outage. It is remembered, and raised like what goes wrong
+        with any record.
         """
-        others: Sent = []
-        replies: Sent = []
-        # the first ones of all in one tight loop, so that one request adds all their partitions to the transaction
-        await send_round(self._producer, batches, 0, others)
-        await send_round(self._producer, self.batches, 0, replies)
-        others_arrived = time_is_up = False
+        sent: Sent = []
+        patience = asyncio.timeout(_PATIENCE_S)
         try:
-            await self._others_arrive(batches, others)
-            others_arrived = True
-            async with asyncio.timeout(_PATIENCE_S):
-                await self._arrive(self.batches, replies, asyncio.ALL_COMPLETED)
-        except TimeoutError:
-            time_is_up = others_arrived
-            raise
-        except KafkaError:
-            if not others_arrived:  # one of the replies may be why
-                await asyncio.wait(_futures(replies), timeout=_PATIENCE_S)
-            raise
+            async with patience:
+                await self._send(sent)
         finally:
-            self._memory.judge(replies, others_arrived=others_arrived, time_is_up=time_is_up)
-            for future in _futures([*others, *replies]):
+            self._memory.judge(sent, time_is_up=patience.expired())
+            for _, future in sent:
                 future.add_done_callback(_seen)
+        for _, future in sent:
+            future.result()
 
-    async def _others_arrive(self, batches: Batches, sent: Sent) -> None:
-        """Wait for events and rejections. Raise UnknownReplyTopicError if a reply topic is what they wait for."""
-        arriving = asyncio.create_task(self._arrive(batches, sent, asyncio.FIRST_EXCEPTION))
+    async def _send(self, sent: Sent) -> None:
         try:
-            await asyncio.wait({arriving}, timeout=_DOUBT_S)
-            if not arriving.done():
-                await self._doubt()
-            await arriving
-        finally:
-            arriving.cancel()
-            arriving.add_done_callback(_seen)
+            await send_all(self._producer, self.batches, sent)
+        except Exception:  # the client takes no more: what became of those before says why
+            await _end_of(sent)
+            raise
+        await _end_of(sent)
 
-    async def _arrive(self, batches: Batches, sent: Sent, return_when: str) -> None:
-        """Send all batches but the first of each partition, and wait for all; `sent` has the first ones."""
-        for number in range(1, rounds(batches)):
-            await send_round(self._producer, batches, number, sent)
-        if sent:
-            done, _ = await asyncio.wait(_futures(sent), return_when=return_when)
-            for future in done:
-                future.result()
-
-    async def _doubt(self) -> None:
-        """Look at the reply topics anew. Raise UnknownReplyTopicError if one of them is no more."""
-        self._memory.forget_shapes()
-        try:
-            shapes = await self._memory.shapes(self._client, {tp.topic for tp in self.batches})
-        except (KafkaError, OSError):
-            return  # an outage, then, of which the others will tell
-        if gone := [topic for topic, shape in shapes.items() if isinstance(shape, str)]:
-            raise UnknownReplyTopicError(", ".join(gone))
-
-    def _write(self, tp: TopicPartition, reply: Reply, known: frozenset[int], max_bytes: int) -> None:
-        if tp.partition not in known:
-            self.left_out[tp.topic, "no such partition"] += 1
-            return
-        queue = self.batches.get(tp, [])
+    def _write(self, tp: TopicPartition, reply: Reply, shape: Shape) -> None:
+        queue, max_bytes = self.batches.get(tp, []), shape.max_message_bytes
         # a topic's limit is one of whole batches
         if (
             queue
@@ -150,9 +110,7 @@ class Replies:
         else:
             self.batches.setdefault(tp, []).append(batch)
 
-    async def _known_partitions(
-        self, shapes: Mapping[str, Shape], own_topics: Collection[str]
-    ) -> dict[str, frozenset[int]]:
+    async def _known_partitions(self, shapes: Mapping[str, Shape]) -> dict[str, frozenset[int]]:
         """Give the partitions that can be written to, as far as the client itself knows of them by now."""
         client = self._client
         for _ in range(_METADATA_ATTEMPTS):
@@ -160,15 +118,16 @@ class Replies:
             if all(known[topic] >= shape.led for topic, shape in shapes.items()):
                 break
             # the client keeps asking for what it was once told of: what is no more is dropped here
-            client.set_topics(self._memory.usable.union(own_topics, shapes))
+            client.set_topics(self._memory.own_topics.union(self._memory.usable, shapes))
             await client.force_metadata_update()
         return {
             topic: shape.led & (client.cluster.partitions_for_topic(topic) or set()) for topic, shape in shapes.items()
         }
 
 
-def _futures(sent: Sent) -> list["asyncio.Future[Any]"]:
-    return [future for _, future in sent]
+async def _end_of(sent: Sent) -> None:
+    if sent:
+        await asyncio.wait([future for _, future in sent])
 
 
 def _seen(future: "asyncio.Future[Any]") -> None:

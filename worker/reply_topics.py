@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,9 +13,14 @@ from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     BrokerResponseError,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    InvalidTxnState,
     KafkaConnectionError,
     KafkaError,
+    OutOfOrderSequenceNumber,
     TopicAuthorizationFailedError,
+    UnknownProducerId,
     for_code,
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
@@ -30,13 +35,26 @@ log = structlog.stdlib.get_logger(__name__)
 UNKNOWN: Final = "unknown"
 FORBIDDEN: Final = "forbidden"
 REFUSED: Final = "refused"
+SILENT: Final = "silent"
+
+_LIMIT: Final = "max.message.bytes"
+_CLEANUP: Final = "cleanup.policy"
 
 _KNOWN_S: Final = 30
 _UNKNOWN_S: Final = 5
-"""Short, for somebody may be making the topic just now."""
+"""Short, for somebody may be making the topic just now, or its leader may be back."""
 _REFUSED_S: Final = 60
 """Longer than a takeover takes, since it is what keeps the replay from failing in the same way."""
+_OF_THE_TRANSACTION: Final = (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    InvalidTxnState,
+    OutOfOrderSequenceNumber,
+    UnknownProducerId,
+)
+"""These say something of the transaction, not of the topic: another topic of it may be why."""
 _TOPICS_MAX: Final = 1000
+"""Looked up and remembered: strangers may name any number that are not there."""
 _TOPICS_LOGGED_MAX: Final = 5
 _LINES_PER_S: Final = 1
 _BROKERS_ASKED_MAX: Final = 3
@@ -51,55 +69,57 @@ class Shape:
     led: frozenset[int]
     """The partitions that have a leader."""
     max_message_bytes: int
+    is_compacted: bool
+    """Whether it takes no record without key."""
 
 
 class ReplyTopics:
     """What the worker knows of the topics that commands have named. It outlives producers, but not the process.
 
     Args:
+        own_topics: those of the worker, to which no reply may go, whatever the settings were when it was decided.
         on_ignored: told of how many replies were left out, once their outcomes are published.
         clock: seconds that never go back.
 
     """
 
     def __init__(
-        self, on_ignored: Callable[[int], object] = lambda _: None, clock: Callable[[], float] = time.monotonic
+        self,
+        own_topics: Collection[str] = (),
+        on_ignored: Callable[[int], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.own_topics = frozenset(own_topics)
         self._on_ignored = on_ignored
         self._lines = Allowance(_LINES_PER_S)
         self._clock = clock
-        self._looked_up: dict[str, tuple[float, Shape | str]] = {}
-        self._refused: dict[str, float] = {}
-        self._suspected: dict[str, None] = {}
+        self._looked_up: dict[str, tuple[Shape | str, float]] = {}
+        self._failed: dict[str, tuple[str, float]] = {}
+        """Topics that have not taken their replies, SILENT once or REFUSED, and until when that counts."""
 
     @property
     def usable(self) -> set[str]:
         """Give the topics that could be written to when they were last looked at."""
-        return {topic for topic, (_, shape) in self._looked_up.items() if isinstance(shape, Shape)}
+        return {topic for topic, (shape, _) in self._looked_up.items() if isinstance(shape, Shape)}
 
     async def shapes(self, client: AIOKafkaClient, topics: Collection[str]) -> dict[str, Shape | str]:
         """Give each topic's shape, or in a word why it cannot be written to. Raise KafkaError if no broker answers."""
-        now_s = self._clock()
-        found: dict[str, Shape | str] = dict.fromkeys(
-            (one for one in topics if self._refused.get(one, 0) > now_s), REFUSED
-        )
-        for topic in topics:
-            until_s, shape = self._looked_up.get(topic, (now_s, UNKNOWN))
-            if topic not in found and until_s > now_s:
-                found[topic] = shape
+        found = {topic: known for topic in topics if (known := self._known(topic)) is not None}
         if missing := [topic for topic in topics if topic not in found]:
             looked_up = await _look_up(client, missing)
             found |= looked_up
             for topic, shape in looked_up.items():
-                lasts_s = _KNOWN_S if isinstance(shape, Shape) else _UNKNOWN_S
-                _put(self._looked_up, topic, (now_s + lasts_s, shape))
+                self._looked_up.pop(topic, None)
+                self._looked_up[topic] = shape, self._clock() + lasts_s(shape)
+            while len(self._looked_up) > _TOPICS_MAX:
+                del self._looked_up[next(iter(self._looked_up))]
         return found
 
     def forget_shapes(self) -> None:
         """Look at every topic anew: a transaction has failed, and a topic that is no more may be why."""
         self._looked_up.clear()
 
-    def judge(self, replies: Sent, *, others_arrived: bool, time_is_up: bool) -> None:
+    def judge(self, replies: Sent, *, time_is_up: bool) -> None:
         """Remember which topics have not taken their replies, so that the replay leaves these out.
 
         A topic that says no is refused at once. One that says nothing is so at the second time in a row: it may be an
@@ -107,19 +127,26 @@ class ReplyTopics:
 
         Args:
             replies: topics and what became of the records.
-            others_arrived: whether the brokers have the other records of the transaction. If not, what is wrong with
-                them may be wrong with the replies, too; only a lack of rights is a topic's own then.
             time_is_up: whether replies without an answer should have had one by now.
 
         """
+        self._failed = {topic: known for topic, known in self._failed.items() if known[1] > self._clock()}
+        by_topic: defaultdict[str, list[asyncio.Future[Any]]] = defaultdict(list)
         for topic, future in replies:
-            if not future.done():
+            by_topic[topic].append(future)
+        for topic, futures in by_topic.items():
+            errors = [future.exception() for future in futures if future.done()]
+            if noes := [
+                one
+                for one in errors
+                if isinstance(one, BrokerResponseError) and not isinstance(one, _OF_THE_TRANSACTION)
+            ]:
+                self._refuse(topic, type(noes[0]).__name__)
+            elif len(errors) < len(futures):
                 if time_is_up:
                     self._suspect(topic)
-            elif (error := future.exception()) is None:
-                self._suspected.pop(topic, None)
-            elif isinstance(error, BrokerResponseError if others_arrived else TopicAuthorizationFailedError):
-                self._refuse(topic, type(error).__name__)
+            elif not any(errors):
+                self._failed.pop(topic, None)
 
     def tell_left_out(self, replies: Counter[tuple[str, str]]) -> None:
         """Count and log replies that were left out, by topic and reason."""
@@ -128,25 +155,29 @@ class ReplyTopics:
             some = {f"{topic}: {reason}": number for (topic, reason), number in replies.most_common(_TOPICS_LOGGED_MAX)}
             log.warning("replies_left_out", replies=replies.total(), by=some)
 
+    def _known(self, topic: str) -> Shape | str | None:
+        if topic in self.own_topics:
+            return FORBIDDEN
+        for memory in (self._failed, self._looked_up):
+            known, until_s = memory.get(topic, (SILENT, 0))
+            if known != SILENT and until_s > self._clock():
+                return known
+        return None
+
     def _suspect(self, topic: str) -> None:
-        if topic in self._suspected:
+        if topic in self._failed:
             self._refuse(topic, "no answer, twice")
         else:
-            _put(self._suspected, topic, None)
+            self._failed[topic] = SILENT, self._clock() + _REFUSED_S
 
     def _refuse(self, topic: str, reason: str) -> None:
-        if self._refused.get(topic, 0) <= self._clock():
-            log.warning("reply_topic_refused", topic=topic, reason=reason, forgotten_in_s=_REFUSED_S)
-        self._suspected.pop(topic, None)
-        _put(self._refused, topic, self._clock() + _REFUSED_S)
+        log.warning("reply_topic_refused", topic=topic, reason=reason, forgotten_in_s=_REFUSED_S)
+        self._failed[topic] = REFUSED, self._clock() + _REFUSED_S
 
 
-def _put(memory: dict[str, Any], topic: str, known: object) -> None:
-    """Remember, and forget what is oldest."""
-    memory.pop(topic, None)
-    memory[topic] = known
-    if len(memory) > _TOPICS_MAX:
-        del memory[next(iter(memory))]
+def lasts_s(shape: Shape | str) -> float:
+    """Give for how long to believe what was looked up: for a short while only if it keeps replies from being sent."""
+    return _KNOWN_S if isinstance(shape, Shape) and len(shape.led) == shape.partitions else _UNKNOWN_S
 
 
 async def _look_up(client: AIOKafkaClient, topics: Collection[str]) -> dict[str, Shape | str]:
@@ -159,31 +190,30 @@ async def _look_up(client: AIOKafkaClient, topics: Collection[str]) -> dict[str,
             found[topic] = FORBIDDEN
         else:
             found[topic] = partitions if code == 0 and partitions else UNKNOWN
-    limits = await _limits(client, [topic for topic, shape in found.items() if not isinstance(shape, str)])
+    configs = await _configs(client, [topic for topic, shape in found.items() if not isinstance(shape, str)])
     return {
-        topic: shape if isinstance(shape, str) else _shape(shape, limits.get(topic, DEFAULT_MAX_MESSAGE_BYTES))
+        topic: shape if isinstance(shape, str) else _shape(shape, configs.get(topic, {}))
         for topic, shape in found.items()
     }
 
 
-def _shape(partitions: Collection[tuple[Any, ...]], max_message_bytes: int) -> Shape:
+def _shape(partitions: Collection[tuple[Any, ...]], config: Mapping[str, str]) -> Shape:
     led = frozenset(partition for _, partition, leader, *_ in partitions if leader >= 0)
-    return Shape(len(partitions), led, max_message_bytes)
+    limit = int(config.get(_LIMIT) or DEFAULT_MAX_MESSAGE_BYTES)
+    return Shape(len(partitions), led, limit, is_compacted="compact" in config.get(_CLEANUP, ""))
 
 
-async def _limits(client: AIOKafkaClient, topics: Collection[str]) -> Mapping[str, int]:
-    """Read `max.message.bytes`; a topic whose configuration cannot be read is missing."""
+async def _configs(client: AIOKafkaClient, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+    """Read what matters of the topics' configurations; one that cannot be read is missing or empty."""
     if not topics:
         return {}
-    asked = [(int(ConfigResourceType.TOPIC), topic, ["max.message.bytes"]) for topic in topics]
+    asked = [(int(ConfigResourceType.TOPIC), topic, [_LIMIT, _CLEANUP]) for topic in topics]
     try:
         response = await _ask(client, DescribeConfigsRequest(asked))
     except (KafkaError, OSError):
-        return {}  # a default is good enough: should it be too large, the topic says so
+        return {}  # the defaults are good enough: should they be wrong, the topic says so
     return {
-        topic: int(entry[1] or DEFAULT_MAX_MESSAGE_BYTES)
-        for _code, _, _, topic, entries, *_ in response.resources
-        for entry in entries
+        topic: {name: value or "" for name, value, *_ in entries} for _, _, _, topic, entries, *_ in response.resources
     }
 
 

@@ -454,11 +454,15 @@ def test_no_topic_is_made_where_the_broker_would_let_it(tmp_path):
             assert not {gone, replies.absent} & topics.keys()
 
 
-def test_a_compacted_topic_refuses_a_reply_without_key_and_the_rejection_is_published(kafka, wire, replies):
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+def test_a_compacted_topic_gets_no_reply_without_key_and_all_others(kafka, wire, replies, policy):
     topic = f"user-task.replies.{fresh_id()}"
-    create_topics(kafka.bootstrap_servers, NewTopic(topic, PARTITIONS, 1, config={"cleanup.policy": "compact"}))
-    before = replies.ignored()
+    create_topics(kafka.bootstrap_servers, NewTopic(topic, PARTITIONS, 1, config={"cleanup.policy": policy}))
+    ignored, takeovers = replies.ignored(), replies.takeovers()
     position = wire.send(b"no json", key=None, headers=asking("reply_to", topic), partition=0)
-    wire.wait_until(lambda: wire.rejections_of(position), HELD_UP_MAX_S)
+    wire.wait_until(lambda: wire.rejections_of(position))
     assert len(wire.outcomes(position)) == 1
-    assert replies.has_ignored(before + 1)
+    assert replies.has_ignored(ignored + 1)
+    wire.malformed(b"no json", key=b"1", headers=asking("reply_to", topic))
+    wire.complete(wire.created(), headers=asking("reply_to", topic))
+    assert (replies.ignored(), replies.takeovers()) == (ignored + 1, takeovers)

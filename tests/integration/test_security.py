@@ -20,6 +20,7 @@ from tests.integration.harness import (
     STRUCTURED,
     Bench,
     Collector,
+    Unsent,
     Wire,
     Worker,
     bare_environment,
@@ -286,6 +287,42 @@ def test_a_reply_topic_that_may_not_be_written_to_is_left_out(broker, topics, ca
     assert (refused["topic"], refused["reason"]) == (seen, "TopicAuthorizationFailedError")
     assert [line["event"] for line in logged(worker)].count("consumer_paused") == 1
     assert f"{hidden}: forbidden" in reasons(worker, "replies_left_out")
+
+
+def test_beside_one_that_may_not_be_written_to_no_other_is_refused_also_where_there_are_replies_only(
+    broker, topics, case, reply_topics
+):
+    allowed, seen, _ = reply_topics
+    it = case()
+    with (
+        Worker(it.env, it.folder) as worker,
+        Wire(broker.admin, topics, worker.watch) as wire,
+        closing(Collector(broker.admin, reply_topics)) as listener,
+    ):
+        command = cloud_event(CREATE), encoded({"userTaskKey": fresh_key()})
+        event = wire.accepted(command[1], headers=command[0])
+        asked = [("reply_to", allowed.encode()), ("REPLY_TOPIC", seen.encode())]
+        wire.settle(wire.send(command[1], headers=[*command[0], *asked]))
+        wire.wait_until(lambda: "usertask_replies_ignored_total 1.0" in worker.get("/metrics")[1])
+        listener.catch_up(worker.watch, 20)
+        assert [one.value for one in listener.records(allowed)] == [event.value]
+        assert worker.terminate() == 0
+    refused = [line["topic"] for line in logged(worker) if line["event"] == "reply_topic_refused"]
+    assert refused == [seen]
+
+
+def test_more_replies_than_a_batch_to_a_topic_that_may_not_be_written_to_are_left_out(
+    broker, topics, case, reply_topics
+):
+    _, seen, _ = reply_topics
+    it = case()
+    with Worker(it.env, it.folder) as worker, Wire(broker.admin, topics, worker.watch) as wire:
+        value = encoded({"userTaskKey": fresh_key(), "candidateUsers": ["x" * 255] * 1000})
+        headers = [*cloud_event(CREATE), ("reply_to", seen.encode())]
+        wire.settle(wire.send_all([Unsent(value, b"1", headers)] * 20)[-1])
+        wire.wait_until(lambda: "usertask_replies_ignored_total 20.0" in worker.get("/metrics")[1])
+        assert len(wire.events()) == 1
+        assert worker.terminate() == 0
 
 
 def test_a_reply_topic_whose_limit_may_not_be_read_fails_once_and_is_left_out(broker, topics, case):

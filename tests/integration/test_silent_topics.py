@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Container
 from contextlib import closing
 
 import pytest
@@ -24,16 +25,17 @@ def names(kafka):
     return made
 
 
-def silence(monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
-    """Let the client try again whenever a broker takes a record of the topic; a refusal it hears."""
+def silence(monkeypatch: pytest.MonkeyPatch, topic: str, among: Container[int] = range(PARTITIONS)) -> None:
+    """Let the client try again whenever a broker takes a record of the topic's partitions; a refusal it hears."""
     handle = SendProduceReqHandler.handle_response
 
     def handle_others(self, response):
+        heard = []
         for name, partitions in response.topics:
-            for partition, error_code, *_ in partitions:
-                if name == topic and error_code == 0:
-                    self._to_reenqueue.append(self._batches[TopicPartition(name, partition)])
-        response.topics = [one for one in response.topics if one[0] != topic or one[1][0][1] != 0]
+            silent = [one for one in partitions if name == topic and one[0] in among and one[1] == 0]
+            self._to_reenqueue += [self._batches[TopicPartition(name, partition)] for partition, *_ in silent]
+            heard.append((name, [one for one in partitions if one not in silent]))
+        response.topics = heard
         handle(self, response)
 
     monkeypatch.setattr(SendProduceReqHandler, "handle_response", handle_others)
@@ -43,8 +45,8 @@ def outgoing(topic: str) -> OutgoingRecord:
     return OutgoingRecord(topic, b"1", b"{}", (("ce_id", b"1"),), time.time_ns() // 1_000_000)
 
 
-def reply_to(topic: str) -> Reply:
-    return Reply._make(outgoing(topic))
+def reply_to(topic: str, partition: int | None = None) -> Reply:
+    return Reply._make(outgoing(topic)._replace(partition=partition))
 
 
 async def publish(publishers: Publishers, *records: OutgoingRecord, offset: int, commands: str) -> None:
@@ -68,7 +70,7 @@ async def test_it_is_refused_at_the_second_time_and_leaves_nothing_behind(kafka,
     commands, events, replies, silent = names
     ignored: list[int] = []
     publishers = Publishers(
-        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(ignored.append)
+        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(on_ignored=ignored.append)
     )
     many = [Reply._make(outgoing(silent)._replace(value=b"x" * 900_000)) for _ in range(silences)]
     records = [*[outgoing(events)] * others, *many, reply_to(replies)]
@@ -88,11 +90,29 @@ async def test_it_is_refused_at_the_second_time_and_leaves_nothing_behind(kafka,
         assert [len(listener.records(name)) for name in (events, replies, silent)] == [others, 1, 0]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_topic_of_which_one_partition_is_silent_is_refused_too(kafka, names, monkeypatch, order):
+    commands, events, _, silent = names
+    ignored: list[int] = []
+    publishers = Publishers(
+        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(on_ignored=ignored.append)
+    )
+    records = [outgoing(events), *(reply_to(silent, partition) for partition in order)]
+    silence(monkeypatch, silent, [0])
+
+    for _ in range(2):
+        with pytest.raises(PublishError, match="TimeoutError"):
+            await publish(publishers, *records, offset=1, commands=commands)
+    await publish(publishers, *records, offset=1, commands=commands)
+
+    assert ignored == [2]
+
+
 async def test_an_outage_costs_no_reply(kafka, names, monkeypatch):
     commands, events, replies, _ = names
     ignored: list[int] = []
     publishers = Publishers(
-        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(ignored.append)
+        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(on_ignored=ignored.append)
     )
     with monkeypatch.context() as outage:
         silence(outage, events)
@@ -110,13 +130,13 @@ async def test_an_outage_costs_no_reply(kafka, names, monkeypatch):
 async def test_a_reply_to_what_has_become_a_topic_of_the_workers_own_is_left_out(kafka, names):
     commands, events, *_ = names
     ignored: list[int] = []
-    publishers = Publishers(
-        {"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, ReplyTopics(ignored.append)
-    )
+    own = ReplyTopics([commands, events], ignored.append)
+    publishers = Publishers({"bootstrap_servers": kafka.bootstrap_servers}, fresh_id(), 1_000_000, own)
 
     await publish(publishers, outgoing(events), reply_to(events), offset=1, commands=commands)
+    await publish(publishers, reply_to(events), reply_to(commands), offset=2, commands=commands)
 
-    assert ignored == [1]
+    assert ignored == [1, 2]
     with closing(Collector(kafka.bootstrap_servers, [events])) as listener:
         listener.catch_up(lambda: None, 20)
         assert len(listener.records(events)) == 1

@@ -1,15 +1,25 @@
-"""What is remembered of reply topics: which were refused, for how long, and what an outage does not count for."""
+"""What is remembered of reply topics: which were refused, for how long, and what does not count."""
 
 import asyncio
 
 import pytest
 from aiokafka import client
-from aiokafka.errors import InvalidTxnState, KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    InvalidTxnState,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    TopicAuthorizationFailedError,
+    UnknownError,
+    UnknownProducerId,
+)
 from aiokafka.protocol.metadata import MetadataRequest_v5
 from structlog.testing import capture_logs
 
 from worker import kafka
-from worker.reply_topics import REFUSED, ReplyTopics
+from worker.reply_topics import FORBIDDEN, REFUSED, UNKNOWN, ReplyTopics, Shape, lasts_s
 
 LIFE_S = 60
 
@@ -40,10 +50,6 @@ def future(failure: Exception | None = None, *, done: bool = True) -> asyncio.Fu
     return made
 
 
-def judge(memory: ReplyTopics, replies: list, *, in_time: bool) -> None:
-    memory.judge(replies, others_arrived=in_time, time_is_up=in_time)
-
-
 async def refused(memory: ReplyTopics, *topics: str) -> set[str]:
     """Ask of topics that are known to be refused; of others, a broker would be asked, and there is none."""
     found = set()
@@ -62,11 +68,10 @@ def nobody() -> client.AIOKafkaClient:
     return unconnected
 
 
-@pytest.mark.parametrize("failure", [MessageSizeTooLargeError(), TopicAuthorizationFailedError("a")])
+@pytest.mark.parametrize("failure", [MessageSizeTooLargeError(), TopicAuthorizationFailedError("a"), UnknownError()])
 async def test_a_topic_that_says_no_is_refused_for_a_while(memory, clock, failure):
     with capture_logs() as lines:
-        judge(memory, [("a", future(failure)), ("b", future())], in_time=True)
-        judge(memory, [("a", future(failure))], in_time=True)
+        memory.judge([("a", future()), ("a", future(failure)), ("b", future())], time_is_up=False)
 
     assert await refused(memory, "a", "b") == {"a"}
     assert [(line["event"], line["topic"]) for line in lines] == [("reply_topic_refused", "a")]
@@ -74,55 +79,91 @@ async def test_a_topic_that_says_no_is_refused_for_a_while(memory, clock, failur
     assert await refused(memory, "a") == set()
 
 
-async def test_when_others_have_failed_too_only_a_lack_of_rights_is_the_topics_own(memory):
-    failures = {
-        "a": InvalidTxnState(),
-        "b": TopicAuthorizationFailedError("b"),
-        "c": KafkaError("the producer has died"),
-    }
+@pytest.mark.parametrize(
+    "failure",
+    [
+        InvalidTxnState(),
+        InvalidProducerEpoch(),
+        InvalidProducerIdMapping(),
+        OutOfOrderSequenceNumber(),
+        UnknownProducerId(),
+        KafkaError("fenced"),
+    ],
+)
+async def test_what_is_wrong_with_the_transaction_is_no_topics_fault(memory, failure):
+    for _ in range(3):
+        memory.judge([("a", future(failure)), ("b", future(done=False))], time_is_up=False)
 
-    judge(memory, [(topic, future(failure)) for topic, failure in failures.items()], in_time=False)
-
-    assert await refused(memory, *failures) == {"b"}
-
-
-async def test_a_fenced_producer_is_no_topics_fault(memory):
-    judge(memory, [("a", future(KafkaError("fenced")))], in_time=True)
-
-    assert await refused(memory, "a") == set()
+    assert await refused(memory, "a", "b") == set()
 
 
 async def test_a_topic_that_says_nothing_is_refused_the_second_time_in_a_row(memory):
     silent = [("a", future(done=False))]
-    judge(memory, silent, in_time=True)
-    judge(memory, [("a", future())], in_time=True)
-    judge(memory, silent, in_time=True)
+    memory.judge(silent, time_is_up=True)
+    memory.judge([("a", future())], time_is_up=False)
+    memory.judge(silent, time_is_up=True)
     assert await refused(memory, "a") == set()
 
-    judge(memory, silent, in_time=True)
+    memory.judge(silent, time_is_up=True)
     assert await refused(memory, "a") == {"a"}
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False), (True, False, True)])
+async def test_one_silent_partition_counts_whatever_the_others_say_and_in_any_order(memory, order):
+    for _ in range(2):
+        assert await refused(memory, "a") == set()
+        memory.judge([("a", future(done=done)) for done in order], time_is_up=True)
+
+    assert await refused(memory, "a") == {"a"}
+
+
+async def test_two_silent_batches_of_one_transaction_are_silent_once(memory):
+    memory.judge([("a", future(done=False))] * 2, time_is_up=True)
+
+    assert await refused(memory, "a") == set()
+
+
+async def test_a_silence_of_long_ago_does_not_count(memory, clock):
+    silent = [("a", future(done=False))]
+    memory.judge(silent, time_is_up=True)
+    clock.now_s += LIFE_S + 1
+    memory.judge(silent, time_is_up=True)
+
+    assert await refused(memory, "a") == set()
 
 
 async def test_who_had_no_time_yet_is_not_silent(memory):
     for _ in range(5):
-        memory.judge([("a", future(done=False))], others_arrived=True, time_is_up=False)
+        memory.judge([("a", future(done=False))], time_is_up=False)
 
     assert await refused(memory, "a") == set()
 
 
-async def test_silence_counts_for_nothing_in_an_outage(memory):
-    for _ in range(5):
-        judge(memory, [("a", future(done=False))], in_time=False)
+async def test_any_number_of_topics_is_refused_at_once_and_forgotten_when_time_is_up(memory, clock):
+    topics = [f"t{number}" for number in range(3000)]
+    memory.judge([(topic, future(MessageSizeTooLargeError())) for topic in topics], time_is_up=False)
 
-    assert await refused(memory, "a") == set()
+    assert await memory.shapes(nobody(), topics) == dict.fromkeys(topics, REFUSED)
+    clock.now_s += LIFE_S + 1
+    memory.judge([], time_is_up=False)
+    assert memory._failed == {}
 
 
-async def test_no_more_than_so_many_topics_are_remembered(memory):
-    for number in range(3000):
-        judge(memory, [(f"t{number}", future(MessageSizeTooLargeError()))], in_time=True)
+@pytest.mark.parametrize(
+    ("found", "lasts"), [(Shape(2, frozenset({0, 1}), 1000, is_compacted=False), 30), (UNKNOWN, 5), (FORBIDDEN, 5)]
+)
+def test_what_keeps_replies_from_being_sent_is_looked_at_anew_soon(found, lasts):
+    assert lasts_s(found) == lasts
 
-    assert len(memory._refused) == 1000
-    assert await refused(memory, "t0", "t2999") == {"t2999"}
+
+def test_a_partition_without_leader_is_looked_at_anew_soon():
+    assert lasts_s(Shape(2, frozenset({1}), 1000, is_compacted=False)) == lasts_s(UNKNOWN)
+
+
+async def test_the_workers_own_topics_are_forbidden_before_anybody_is_asked():
+    memory = ReplyTopics(["commands", "events"])
+
+    assert await memory.shapes(nobody(), ["commands", "events"]) == {"commands": FORBIDDEN, "events": FORBIDDEN}
 
 
 def test_the_kafka_client_asks_for_topics_without_making_them():
