@@ -21,7 +21,7 @@ from worker.decoder import (
 )
 from worker.encoder import Encoder, OutgoingRecord, Reply, own_headers, repeated, replies
 from worker.lifecycle import Refusal, StoredTask, Transition, decide
-from worker.stores.port import Changes, First, Outcome, Snapshot
+from worker.stores.port import REPEATED_BYTES_MAX, Changes, First, Outcome, Snapshot, TooMuchRepeatedError
 from worker.telemetry.defects import where
 
 log = structlog.stdlib.get_logger(__name__)
@@ -29,17 +29,11 @@ log = structlog.stdlib.get_logger(__name__)
 ACCEPTED: Final = 204
 _HEADERS_BYTES_MAX: Final = 2 * MAX_COPIED_BYTES
 """More than the headers of an event or a rejection ever have: those that are copied, and ids of bounded length."""
-_REPEATED_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of first outcomes that are repeated in a batch: a few bytes of duplicates may ask for any number of large ones."""
 _INTERNAL: Final = Refusal(problem=Problem.INTERNAL, detail="The worker failed on this command; nothing was applied.")
 _REUSED: Final = Refusal(problem=Problem.COMMAND_ID_REUSED, detail="This command id was used for another command.")
 _INVALID: Final = Refusal(
     problem=Problem.INVALID_ARGUMENT, detail="Members of the command are wrong, missing or unknown; see errors."
 )
-
-
-class TooMuchRepeatedError(Exception):
-    """The duplicates of a batch ask for more than fits into one transaction: fewer at a time are to be decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +154,7 @@ class Batch:
     def decide(self, snapshot: Snapshot, now_ms: int) -> Changes:
         """Decide every command in record order, each on what those before it left.
 
-        Raise TooMuchRepeatedError if several commands lead to more than fits; a single one never does.
+        Raise TooMuchRepeatedError if several commands repeat more than that; a single one never does.
         """
         self.report = Report()
         tasks, fingerprints, first = dict(snapshot.tasks), dict(snapshot.fingerprints), dict(snapshot.first)
@@ -173,7 +167,7 @@ class Batch:
                     self._refuse(working, command, Refusal(problem=Problem.MALFORMED_COMMAND, detail=command.detail))
                 case Readable():
                     self._decide_safely(working, command)
-        if working.repeated_bytes > _REPEATED_BYTES_MAX and len(self.commands) > 1:
+        if working.repeated_bytes > REPEATED_BYTES_MAX and len(self.commands) > 1:
             raise TooMuchRepeatedError
         return working.changes
 
@@ -242,7 +236,7 @@ class Batch:
             return
         record = repeated(first.record, duplicate, working.now_ms)
         if answers := self._replies(working, duplicate, record):
-            working.repeated_bytes += len(record.key or b"") + len(record.value or b"")
+            working.repeated_bytes += record.wire_bytes
             outcome = _outcome(duplicate, first.status, answers, working.now_ms, occupies_id=False)
             working.changes.outcomes.append(outcome)
 

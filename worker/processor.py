@@ -7,12 +7,12 @@ from typing import Final
 import structlog
 from opentelemetry.trace import SpanContext
 
-from worker.batch import Batch, Broken, Decoded, Limits, TooMuchRepeatedError
+from worker.batch import Batch, Broken, Decoded, Limits
 from worker.decoder import Received
 from worker.encoder import Encoder
 from worker.reporting import Reporter
 from worker.session import Decided, Session
-from worker.stores.port import Advance, Changes, Store, StoreRefusedError, StoreUnavailableError
+from worker.stores.port import Advance, Changes, Store, StoreRefusedError, StoreUnavailableError, TooMuchRepeatedError
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -39,21 +39,23 @@ class Processor:
         """
         due = [command for command in commands if _is_due(session, command)]
         for some in _split(due, self._records_max):
-            for decided in await self._apply_all(session, some):
-                await session.submit(decided)
+            await self._process(session, some)
 
-    async def _apply_all(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
+    async def _process(self, session: Session, commands: Sequence[Decoded]) -> None:
+        """Apply and submit, in parts where it has to be: each is submitted before the next, so that none pile up."""
         try:
-            return await self._apply(session, commands)
+            decided = await self._apply(session, commands)
         except TooMuchRepeatedError:
             middle = len(commands) // 2
-            return [
-                part for half in (commands[:middle], commands[middle:]) for part in await self._apply_all(session, half)
-            ]
+            for half in (commands[:middle], commands[middle:]):
+                await self._process(session, half)
         except StoreRefusedError:
             # one of them is beyond the store: find it, so that it stops nobody else
             log.warning("batch_refused_by_store", commands=len(commands))
-            return [part for command in commands for part in await self._apply_alone(session, command)]
+            for command in commands:
+                await _submit(session, await self._apply_alone(session, command))
+        else:
+            await _submit(session, decided)
 
     async def _apply_alone(self, session: Session, command: Decoded) -> list[Decided]:
         try:
@@ -90,6 +92,11 @@ class Processor:
             session.held[advance.partition].applied = advance.next_applied
             session.noted[advance.partition] = advance.published
         return _decided(advances, commands, changes, processing.origins)
+
+
+async def _submit(session: Session, pieces: Sequence[Decided]) -> None:
+    for piece in pieces:
+        await session.submit(piece)
 
 
 def _received(command: Decoded) -> Received:

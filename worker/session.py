@@ -10,7 +10,7 @@ import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import SpanContext
 
-from worker.encoder import OutgoingRecord
+from worker.encoder import OutgoingRecord, Reply
 from worker.publisher import Publisher, PublishError
 from worker.telemetry.tracing import Tracing
 
@@ -21,7 +21,7 @@ _DECIDED_BATCHES_MAX: Final = 4
 
 
 TRANSACTION_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Bytes of values that a Kafka transaction holds, unless a single outcome is larger: it has to end in time."""
+"""Bytes of values and of whole replies in a Kafka transaction, unless one outcome is larger: it has to end in time."""
 
 
 Outgoing = tuple[int, int, Sequence[OutgoingRecord]]
@@ -69,7 +69,7 @@ class Decided:
         reached: dict[int, int] = {}
         size_bytes = 0
         for partition, next_offset, outgoing in outcomes:
-            weight = sum(len(record.value or b"") for record in outgoing)
+            weight = _weight_bytes(outgoing)
             if records and size_bytes + weight > TRANSACTION_BYTES_MAX:
                 pieces.append(cls(records=records, offsets=reached, origins=origins))
                 records, reached, size_bytes = [], {}, 0
@@ -81,8 +81,8 @@ class Decided:
 
     @property
     def size_bytes(self) -> int:
-        """Give about how much it is: the values' bytes."""
-        return sum(len(record.value or b"") for record in self.records)
+        """Give about how much it is: the bytes of values, and all of replies."""
+        return _weight_bytes(self.records)
 
     @classmethod
     def joined(cls, batches: Sequence["Decided"]) -> "Decided":
@@ -96,6 +96,11 @@ class Decided:
             timestamps_ms=[timestamp for batch in batches for timestamp in batch.timestamps_ms],
             origins=[origin for batch in batches for origin in batch.origins],
         )
+
+
+def _weight_bytes(records: Iterable[OutgoingRecord]) -> int:
+    """Count a reply whole: a command may ask for several, each with the headers of its outcome."""
+    return sum(one.wire_bytes if type(one) is Reply else len(one.value or b"") for one in records)
 
 
 class Session:

@@ -15,7 +15,6 @@ from tests.contract.backends import (
     save,
     take_over,
 )
-from worker.batch import TooMuchRepeatedError
 from worker.encoder import Reply
 from worker.stores.port import (
     Changes,
@@ -25,6 +24,7 @@ from worker.stores.port import (
     StoreFencedError,
     StoreRefusedError,
     StoreUnavailableError,
+    TooMuchRepeatedError,
 )
 
 INT64_MAX = 2**63 - 1
@@ -291,6 +291,28 @@ async def test_a_batch_may_load_very_many_first_outcomes(store):
     await store.apply(TOPIC, [an_advance(12_000, 12_001)], [], commands, decide, set(commands))
 
     assert found == [set(commands)]
+
+
+async def test_first_outcomes_that_are_too_much_together_are_loaded_one_by_one_only(store):
+    await take_over(store, 0)
+    commands = [b"a" * 16, b"b" * 16]
+    large = a_record(b"x" * 20 * 1024 * 1024)
+    await save(
+        store, [an_advance(0, 2)], outcomes=[an_outcome(at, key, records=(large,)) for at, key in enumerate(commands)]
+    )
+    found = []
+
+    def decide(snapshot):
+        found.append(snapshot.first)
+        return Changes()
+
+    with pytest.raises(TooMuchRepeatedError):
+        await store.apply(TOPIC, [an_advance(2, 3)], [], commands, decide, commands)
+    assert (found, (await row_of(store)).applied) == ([], 2)
+    for applied, key in enumerate(commands, 2):
+        await store.apply(TOPIC, [an_advance(applied, applied + 1)], [], commands, decide, [key])
+
+    assert found == [{key: First(204, large)} for key in commands]
 
 
 async def test_a_duplicates_reply_has_a_row_without_an_id_beside_the_first_outcomes(store):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from schemas.replies import ReplyAddress, reply_addresses
 from tests.unit.records import DESTINATIONS, LIMITS, ARecord, a_command, decided
 from worker import batch as batches
-from worker.batch import Batch, TooMuchRepeatedError, decode_all
+from worker.batch import Batch, decode_all
 from worker.encoder import Encoder, OutgoingRecord, Reply, pack, unpack
-from worker.stores.port import First, Snapshot
+from worker.session import TRANSACTION_BYTES_MAX, Decided
+from worker.stores.port import First, Snapshot, TooMuchRepeatedError
 
 ONE, OTHER = ("reply_to", b"replies.one"), ("REPLY_TOPIC", b"replies.other")
 CREATE = {"userTaskKey": "1"}
@@ -165,7 +166,7 @@ def test_the_cut_into_batches_changes_no_reply(commands, data):
 
 
 def test_duplicates_that_ask_for_too_much_at_once_are_to_be_decided_fewer_at_a_time(monkeypatch):
-    monkeypatch.setattr(batches, "_REPEATED_BYTES_MAX", 1000)
+    monkeypatch.setattr(batches, "REPEATED_BYTES_MAX", 1000)
     records = [asking(a_command("create", CREATE, "same", offset), ONE) for offset in range(20)]
 
     with pytest.raises(TooMuchRepeatedError):
@@ -178,6 +179,20 @@ def test_duplicates_that_ask_for_too_much_at_once_are_to_be_decided_fewer_at_a_t
         first={alone.command_key: First(204, first.records[0]._replace(value=b"x" * 2000))},
     )
     assert len(decided(records[1:2], known).outcomes) == 1
+
+
+def test_replies_weigh_what_they_take_on_the_wire():
+    record = dataclasses.replace(asking(ARecord(), ONE, OTHER), value=b"no json")
+    headers = [("kafka_replyTopic", b"replies"), ("tracestate", b"x" * 60_000)]
+    outcomes = decided([asking(dataclasses.replace(record, offset=offset), *headers) for offset in range(200)]).outcomes
+
+    pieces = Decided.split(((0, one.offset + 1, one.records) for one in outcomes), {0: 200})
+
+    on_the_wire = [sum(one.wire_bytes for one in piece.records if type(one) is Reply) for piece in pieces]
+    assert len(pieces) == 5
+    assert all(
+        0 < size <= piece.size_bytes <= TRANSACTION_BYTES_MAX for size, piece in zip(on_the_wire, pieces, strict=True)
+    )
 
 
 # What the store holds

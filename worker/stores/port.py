@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from worker.encoder import OutgoingRecord
 from worker.lifecycle import StoredTask
@@ -26,6 +26,14 @@ class StoreRefusedError(StoreError):
 
 class StoreNotReadyError(StoreError):
     """The store cannot be used as it is: in use by another worker, or its schema is not this version's."""
+
+
+REPEATED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of first outcomes that are loaded or repeated in a batch: duplicates of a few bytes may ask for many large ones."""
+
+
+class TooMuchRepeatedError(Exception):
+    """The duplicates of a batch ask for more than REPEATED_BYTES_MAX: fewer commands at a time are to be decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +154,8 @@ class Store(Protocol):
         `decide`, write what it returns, and return it. Of an earlier outcome only the fingerprint is loaded, unless its
         key is among `asking_keys`, which are some of `command_keys`. `decide` does no I/O, and is called again when the
         transaction has to be repeated; what it raises is passed on, and nothing is written. Raise StoreFencedError if
-        a single advance does not hold, StoreRefusedError if the rows can never be written.
+        a single advance does not hold, StoreRefusedError if the rows can never be written, TooMuchRepeatedError before
+        it loads more than REPEATED_BYTES_MAX of earlier outcomes; that of a single asking key is always loaded.
         """
 
     async def recorded(

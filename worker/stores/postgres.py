@@ -13,6 +13,7 @@ from worker.stores import postgres_sql as sql
 from worker.stores.port import (
     Advance,
     Changes,
+    First,
     Outcome,
     PartitionRow,
     Snapshot,
@@ -21,7 +22,7 @@ from worker.stores.port import (
 )
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
 from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, migrate, setup_errors_mapped
-from worker.stores.rows import changed_task_to_row, first_from_rows, task_from_row, task_to_row
+from worker.stores.rows import changed_task_to_row, first_from_rows, raise_if_too_much, task_from_row, task_to_row
 
 __all__ = ["PostgresStore", "migrate"]
 
@@ -224,8 +225,13 @@ async def _load(
     return Snapshot(
         tasks={row["user_task_key"]: task_from_row(row) for row in tasks},
         fingerprints=fingerprints,
-        first=first_from_rows(await connection.fetch(sql.LOAD_FIRST, asked)) if asked else {},
+        first=await _load_first(connection, asked) if asked else {},
     )
+
+
+async def _load_first(connection: Any, asked: Sequence[bytes]) -> dict[bytes, First]:
+    raise_if_too_much(asked, await connection.fetchval(sql.FIRST_BYTES, asked))
+    return first_from_rows(await connection.fetch(sql.LOAD_FIRST, asked))
 
 
 async def _save_tasks(connection: Any, tasks: Mapping[int, StoredTask], loaded: Collection[int]) -> None:

@@ -63,6 +63,9 @@ FROM user_tasks WHERE user_task_key = ANY($1::bigint[]) ORDER BY user_task_key F
 
 LOAD_OUTCOMES: Final = "SELECT command_key, fingerprint FROM outcomes WHERE command_key = ANY($1::bytea[])"
 
+# Counts what is stored without reading it.
+FIRST_BYTES: Final = "SELECT coalesce(sum(octet_length(records)), 0) FROM outcomes WHERE command_key = ANY($1::bytea[])"
+
 LOAD_FIRST: Final = "SELECT command_key, status, records FROM outcomes WHERE command_key = ANY($1::bytea[])"
 
 # Not an upsert: a task that was not there when the batch was decided may be there now, by another worker. It must not

@@ -1,6 +1,6 @@
 """User tasks and outcomes as table rows, the same for every SQL store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from pydantic_core import from_json
@@ -8,7 +8,7 @@ from pydantic_core import from_json
 from schemas.user_task import UserTaskState
 from worker.encoder import unpack
 from worker.lifecycle import StoredTask
-from worker.stores.port import First
+from worker.stores.port import REPEATED_BYTES_MAX, First, TooMuchRepeatedError
 from worker.strict_json import write
 
 _STATES: Final = {state.value: state for state in UserTaskState}
@@ -44,6 +44,12 @@ def task_from_row(row: Sequence[Any]) -> StoredTask:
         created_at_ms=created_at_ms,
         ended_at_ms=ended_at_ms,
     )
+
+
+def raise_if_too_much(asked: Collection[bytes], size_bytes: int) -> None:
+    """Raise TooMuchRepeatedError if the outcomes of several command keys are too much to be loaded at once."""
+    if len(asked) > 1 and size_bytes > REPEATED_BYTES_MAX:
+        raise TooMuchRepeatedError
 
 
 def first_from_rows(rows: Iterable[Sequence[Any]]) -> dict[bytes, First]:

@@ -17,6 +17,7 @@ from worker.stores.migrations import migrations
 from worker.stores.port import (
     Advance,
     Changes,
+    First,
     PartitionRow,
     Snapshot,
     StoreFencedError,
@@ -24,7 +25,7 @@ from worker.stores.port import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from worker.stores.rows import changed_task_to_row, first_from_rows, task_from_row, task_to_row
+from worker.stores.rows import changed_task_to_row, first_from_rows, raise_if_too_much, task_from_row, task_to_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -164,7 +165,7 @@ class _File:
             snapshot = Snapshot(
                 tasks={task.user_task_key: task for task in tasks},
                 fingerprints=fingerprints,
-                first=first_from_rows(_select_in(connection, sql.SELECT_FIRST, asked)),
+                first=_select_first(connection, asked),
             )
             changes = decide(snapshot)
             _save(connection, ids, snapshot, changes)
@@ -255,6 +256,11 @@ def _select_in(connection: sqlite3.Connection, statement: str, keys: Collection[
     for start in range(0, len(listed), _PARAMETERS_MAX):
         some = listed[start : start + _PARAMETERS_MAX]
         yield from connection.execute(statement.format(",".join("?" * len(some))), some)
+
+
+def _select_first(connection: sqlite3.Connection, asked: Collection[bytes]) -> dict[bytes, First]:
+    raise_if_too_much(asked, sum(size for (size,) in _select_in(connection, sql.FIRST_BYTES, asked)))
+    return first_from_rows(_select_in(connection, sql.SELECT_FIRST, asked))
 
 
 def _save(connection: sqlite3.Connection, ids: Mapping[int, int], snapshot: Snapshot, changes: Changes) -> None:

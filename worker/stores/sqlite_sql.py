@@ -8,6 +8,7 @@ SELECT_TASKS: Final = (
     " FROM user_tasks WHERE user_task_key IN ({})"
 )
 SELECT_OUTCOMES: Final = "SELECT command_key, fingerprint FROM outcomes WHERE command_key IN ({})"
+FIRST_BYTES: Final = "SELECT coalesce(sum(length(records)), 0) FROM outcomes WHERE command_key IN ({})"
 SELECT_FIRST: Final = "SELECT command_key, status, records FROM outcomes WHERE command_key IN ({})"
 ADVANCE: Final = (
     "UPDATE partitions SET applied = ?, published = max(published, ?)"

@@ -1,0 +1,54 @@
+"""Batches that go through the store in parts."""
+
+import pytest
+
+from tests.unit.records import DESTINATIONS, LIMITS, ARecord, a_command
+from worker import batch as batches
+from worker.batch import decode_all
+from worker.encoder import Encoder, Reply
+from worker.processor import Processor
+from worker.reporting import Reporter
+from worker.session import Decided, Held
+from worker.stores.sqlite import SqliteStore
+from worker.telemetry.health import Health
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.tracing import Tracing
+
+DUPLICATES = 8
+
+
+class Queue:
+    """What the processor needs of a session; notes how far the store was at each submission."""
+
+    def __init__(self) -> None:
+        self.held, self.noted = {0: Held(owner=1, applied=0, published=0)}, {}
+        self.submitted: list[tuple[int, Decided]] = []
+
+    async def submit(self, decided: Decided) -> None:
+        self.submitted.append((self.held[0].applied, decided))
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = SqliteStore(tmp_path / "tasks.db")
+    await store.open()
+    await store.claim("commands", {0: 0}, "first")
+    await store.begin("commands", 0, 1, 0)
+    yield store
+    await store.close()
+
+
+async def test_each_part_of_what_is_too_much_at_once_is_submitted_before_the_next_is_applied(store, monkeypatch):
+    tracing = Tracing("commands", "group")
+    reporter = Reporter("commands", "group", Metrics(), Health(), tracing)
+    processor, queue = Processor("commands", store, Encoder(DESTINATIONS), LIMITS, reporter), Queue()
+    monkeypatch.setattr(batches, "REPEATED_BYTES_MAX", 1)
+    records: list[ARecord] = [a_command("create", {"userTaskKey": "1"}, "same", at) for at in range(DUPLICATES + 1)]
+    for record in records[1:]:
+        record.headers.append(("reply_to", b"replies"))
+
+    await processor.process(queue, decode_all(records))
+
+    replies = [(applied, one) for applied, decided in queue.submitted for one in decided.records if type(one) is Reply]
+    assert [applied for applied, _ in replies] == list(range(2, DUPLICATES + 2))
+    assert len({one.value for _, one in replies}) == 1
