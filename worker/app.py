@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import structlog
@@ -47,6 +46,7 @@ from worker.telemetry.loop_lag import measure_for_ever
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.server import HealthServer
 from worker.telemetry.tracing import Tracing
+from worker.version import worker_version
 from worker.watch import Watch
 
 log = structlog.stdlib.get_logger(__name__)
@@ -60,14 +60,6 @@ _FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 _PARTITION_FETCH_BYTES_MAX: Final = 128 * 1024
 """Small, so that a batch has records of several partitions: one alone would be published batch by batch."""
 _HEARTBEATS_PER_SESSION: Final = 10
-
-
-def worker_version() -> str:
-    """Give the installed version."""
-    try:
-        return version("user-task-worker")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def make_store(settings: Settings) -> Store:

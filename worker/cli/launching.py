@@ -11,6 +11,7 @@ from worker.exit_codes import ExitCode
 from worker.settings import load_settings
 from worker.telemetry.exporting import spans_exported
 from worker.telemetry.logs import configure_logging
+from worker.version import worker_version
 
 _GARBAGE_THRESHOLDS: Final = (100_000, 50, 100)
 """New objects before a collection: with Python's own 700, looking for cycles that a batch does not have costs a fifth
@@ -21,7 +22,7 @@ def launch() -> ExitCode:
     """Run one worker to its end. Raise SettingsError."""
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
-    with spans_exported(os.environ, app.worker_version()):
+    with spans_exported(os.environ, worker_version()):
         tune_garbage_collection()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(app.run(settings))

@@ -14,13 +14,13 @@ from schemas.cloudevents import Header, last_values
 from worker.cli.clients import Reader, Record, reach, reading
 from worker.cli.endings import perform
 from worker.cli.listening import json_or_text, text_or_base64
+from worker.cli.numerals import is_numeral
 from worker.cli.tables import for_people, print_table
 from worker.encoder import REDRIVE_COUNT, OutgoingRecord, own_headers
 from worker.exit_codes import ExitCode
 from worker.settings import Settings
 
 _POLL_MS: Final = 200
-_INT64_DIGITS: Final = 19
 _COLUMNS: Final = ("position", "failedAt", "errorType", "key", "redriveCount", "origin", "message")
 
 Place = tuple[int, int]
@@ -85,7 +85,7 @@ class Letter:
     def origin(self) -> tuple[str, int, int] | None:
         """Give the topic, partition and offset of the command, or None if no worker of ours wrote the letter."""
         topic, *numbers = (self.own.get(f"__dlq.errors.{name}", "") for name in ("topic", "partition", "offset"))
-        if not topic or not all(map(_is_int64, numbers)):
+        if not topic or not all(map(is_numeral, numbers)):
             return None
         partition, offset = map(int, numbers)
         return topic, partition, offset
@@ -94,7 +94,7 @@ class Letter:
     def redrive_count(self) -> int:
         """Give how often it was sent back."""
         count = self.own.get(REDRIVE_COUNT, "0")
-        return int(count) if _is_int64(count) else 0
+        return int(count) if is_numeral(count) else 0
 
     @property
     def failed_at_ms(self) -> int | None:
@@ -197,8 +197,3 @@ async def _read_one(settings: Settings, place: Place) -> Letter | None:
         async with aclosing(read_letters(settings, reader, [place[0]])) as letters:
             first = await anext(letters, None)
     return first if first is not None and first.place == place else None
-
-
-def _is_int64(text: str) -> bool:
-    """Tell whether it is written like an offset. Anybody may have written it, and of any length."""
-    return len(text) <= _INT64_DIGITS and text.isascii() and text.isdecimal()

@@ -21,12 +21,9 @@ for group in (running, health, check, demo, commands, send, tail, show, lag, dlq
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+        from worker.version import worker_version  # noqa: PLC0415 - see above
 
-        try:
-            typer.echo(f"user-task-worker {version('user-task-worker')}")
-        except PackageNotFoundError:
-            typer.echo("user-task-worker 0+unknown")
+        typer.echo(f"user-task-worker {worker_version()}")
         raise typer.Exit
 
 

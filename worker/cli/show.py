@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.numerals import INT64_MAX, is_numeral
 from worker.cli.options import Json
 
-INT64_MAX = 2**63 - 1
 _POSITION_PARTS = 3
 
 app = typer.Typer(help="What became of a user task, or of a command.", no_args_is_help=True)
@@ -20,14 +20,10 @@ def register(root: typer.Typer) -> None:
 def read_position(given: str) -> tuple[str, int, int]:
     """Read `TOPIC/PARTITION/OFFSET`, with or without a slash before it. Raise BadParameter."""
     parts = given.removeprefix("/").split("/")
-    numbers = [int(part) for part in parts[1:] if _is_number(part) and int(part) <= INT64_MAX]
+    numbers = [int(part) for part in parts[1:] if is_numeral(part) and int(part) <= INT64_MAX]
     if len(parts) != _POSITION_PARTS or not parts[0] or len(numbers) != _POSITION_PARTS - 1 or numbers[0] >= 2**31:
         raise typer.BadParameter("not TOPIC/PARTITION/OFFSET")
     return parts[0], numbers[0], numbers[1]
-
-
-def _is_number(text: str) -> bool:
-    return len(text) <= len(str(INT64_MAX)) and text.isascii() and text.isdecimal()
 
 
 @app.command()

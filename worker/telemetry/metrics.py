@@ -2,7 +2,6 @@
 
 import platform
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -10,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
 from schemas.user_task import UserTaskState
 from worker.telemetry.latencies import Latencies
+from worker.version import worker_version
 
 _LATENCY_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _TRANSACTION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -146,7 +146,7 @@ class Metrics:
 
     def _tell_build(self) -> None:
         self.build_info = Info("usertask_build", "The worker and its Python", registry=self.registry)
-        self.build_info.info({"version": _worker_version(), "python": platform.python_version()})
+        self.build_info.info({"version": worker_version(), "python": platform.python_version()})
 
     def _start_at_zero(self) -> None:
         for labels in {*map(outcome_of, UserTaskState), *map(rejection_of, Problem)}:
@@ -175,10 +175,3 @@ def _batch_buckets(largest: int) -> tuple[int, ...]:
     """Give steps up to the largest batch and one just below it, so that full batches can be told from nearly full."""
     below = max(1, largest - 1)
     return (*(step for step in _BATCH_BUCKETS if step < below), *sorted({below, largest}))
-
-
-def _worker_version() -> str:
-    try:
-        return version("user-task-worker")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
