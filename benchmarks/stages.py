@@ -1,5 +1,6 @@
 """Where a command's CPU goes, stage by stage: the worker's own code on one batch, without a broker or a database."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _DESTINATIONS: Final = Destinations(
     event_source="/user-task-worker",
     problem_type_base="urn:problem-type:user-task:",
     group_id="user-task-worker",
+    reply_topics=re.compile(r"user-task\.replies"),
 )
 
 

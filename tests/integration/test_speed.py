@@ -2,6 +2,9 @@
 
 from typing import Final
 
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
 from benchmarks.comparison import COPY, POSTGRES, compare
 from benchmarks.ground import private_ground
 
@@ -10,6 +13,13 @@ RECORDED: Final = 0.25
 RUNS: Final = 3
 COMMANDS: Final = 40_000
 PARTITIONS: Final = 12
+
+
+def test_the_profile_has_every_stage():
+    shown = CliRunner().invoke(app, ["profile", "--runs", "1"])
+
+    assert shown.exit_code == 0, shown.exception
+    assert shown.stdout.count("| put it into a batch |") == shown.stdout.count("| together |") == 1
 
 
 def test_the_worker_has_not_lost_half_of_its_speed():
