@@ -54,7 +54,10 @@ log = structlog.stdlib.get_logger(__name__)
 _START_RETRY_S: Final = 0.5
 _PARTITIONS_MAX: Final = 10_000
 _LEAVE_TIMEOUT_S: Final = 5
-_REBALANCE_TIMEOUT_S: Final = 30
+_REBALANCE_TIMEOUT_S: Final = 8
+"""How long the group waits for a member that does not join again; above what a revoked worker takes to finish."""
+_REQUEST_TIMEOUT_S: Final = 10
+"""A broker that hangs costs a fetch no more than this. Longer than the group may take to answer a member that joins."""
 _POLL_INTERVAL_MAX_S: Final = 600
 _FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 _PARTITION_FETCH_BYTES_MAX: Final = 128 * 1024
@@ -209,7 +212,7 @@ def _parts(
         consumer=consumer,
         poller=Poller(consumer, settings.max_batch_records),
         store=store,
-        takeover=Takeover(topic, consumer, store, publishers, tracing),
+        takeover=Takeover(topic, store, publishers, tracing),
         processor=Processor(topic, store, Encoder(destinations), limits, reporter),
         reporter=reporter,
         prober=Prober(topic, consumer, store, health),
@@ -284,6 +287,7 @@ async def _consumer(settings: Settings, options: Mapping[str, Any]) -> AsyncIter
         session_timeout_ms=int(settings.session_timeout_s * 1000),
         heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / _HEARTBEATS_PER_SESSION),
         rebalance_timeout_ms=_REBALANCE_TIMEOUT_S * 1000,
+        request_timeout_ms=_REQUEST_TIMEOUT_S * 1000,
         max_poll_interval_ms=_POLL_INTERVAL_MAX_S * 1000,
         fetch_max_bytes=_FETCH_BYTES_MAX,
         max_partition_fetch_bytes=_PARTITION_FETCH_BYTES_MAX,

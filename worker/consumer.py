@@ -17,12 +17,13 @@ from aiokafka.errors import (
 
 from worker.backoff import Backoff
 from worker.batch import Decoded
+from worker.blocked import BlockedPartitions
 from worker.poller import Poller
 from worker.prober import Prober
 from worker.processor import Processor
 from worker.publisher import PublishError
 from worker.reporting import Reporter
-from worker.session import Session, SessionLostError
+from worker.session import Session, SessionLostError, UnblockedError
 from worker.stopping import unless_stopped
 from worker.stores.port import Store, StoreError, StoreFencedError
 from worker.takeover import Taken, Takeover
@@ -80,6 +81,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._backoff = Backoff()
         self._poll_failure: str | None = None
         self._attempt: asyncio.Task[Taken] | None = None
+        self._blocked = BlockedPartitions(parts.takeover.has_changed)
 
     def stop(self) -> None:
         """Ask the loop to end after what has begun."""
@@ -111,6 +113,7 @@ class CommandConsumer(ConsumerRebalanceListener):
     async def close(self) -> None:
         """End the session if it has not ended yet, so that nothing of it lives on."""
         session, self._session = self._session, None
+        self._blocked.close()
         self._parts.reporter.tell_withheld(at_once=True)
         if session is not None:
             await session.close()
@@ -216,6 +219,8 @@ class CommandConsumer(ConsumerRebalanceListener):
         elif session.idle and self._parts.prober.is_due:
             await self._note_published(session)
             await self._parts.prober.probe()
+        if self._blocked.may_go_on():
+            raise UnblockedError("a blocked partition may go on")
         if session is self._session:  # or it was lost meanwhile, and its series are gone
             self._parts.reporter.stands(session.held, self._end_of)
 
@@ -280,21 +285,24 @@ class CommandConsumer(ConsumerRebalanceListener):
         for partition, position in taken.positions.items():
             self._consumer.seek(TopicPartition(self._topic, partition), position)
         reporter = self._parts.reporter
-        self._session = Session(taken.publisher, self._topic, taken.held, reporter.tracing, reporter.published)
+        self._session = Session(
+            taken.publisher, self._topic, taken.held, taken.noted, reporter.tracing, reporter.published
+        )
+        self._blocked.set(taken.blocked)
         self._consumer.resume(*(TopicPartition(self._topic, partition) for partition in taken.held))
         self._backoff.succeeded()
-        reporter.taken_over(taken.held, taken.publisher.transactional_id, refused=bool(taken.refused))
+        reporter.taken_over(taken.held, taken.publisher.transactional_id, taken.blocked)
 
     async def _lose_session(self, session: Session | None, error: Exception) -> None:
         if session is None or session is not self._session:
             return
         self._session = None
         self._pause()
-        spent = session.spent and isinstance(error, SessionLostError)
+        is_wanted = isinstance(error, UnblockedError) or (session.spent and isinstance(error, SessionLostError))
         fenced_by = "store" if isinstance(error, StoreFencedError) else "kafka" if session.fenced else None
         await session.close()
         self._parts.reporter.lost(session.held, fenced_by)
-        if spent:  # nothing is wrong, so there is nothing to wait for
+        if is_wanted:  # nothing is wrong, so there is nothing to wait for
             log.info("producer_replaced", reason=in_words(error))
         else:
             self._wait_before_retry(error, fenced=fenced_by is not None)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from worker.coordination import TRANSACTION_TIMEOUT_S, Coordination
 from worker.encoder import OutgoingRecord, Reply
 from worker.record_batches import Batches, Sent, append, partition_of, send_all
 from worker.replies import Replies
@@ -19,11 +20,10 @@ from worker.reply_topics import ReplyTopics
 
 log = structlog.stdlib.get_logger(__name__)
 
-TRANSACTION_TIMEOUT_S: Final = 10
-"""After this the broker aborts a transaction by itself, so that listeners are not held up for longer."""
 RETRY_BACKOFF_S: Final = 0.5
 """Far above what a commit takes, even on a busy machine: one that takes longer may have been sent twice."""
-_FENCE_BACKOFF_S: Final = 0.02
+_REQUEST_TIMEOUT_S: Final = 3
+"""A broker that hangs costs no more than this before another is asked."""
 _MARKERS_S: Final = 0.02
 """Longer than the broker takes, as a rule, to write the last transaction's markers."""
 _PUBLISH_DEADLINE_S: Final = TRANSACTION_TIMEOUT_S * 0.8
@@ -57,8 +57,11 @@ class Publishers:
         reply_topics: ReplyTopics | None = None,
     ) -> None:
         self.reply_topics = reply_topics or ReplyTopics()
+        self.coordination = Coordination(client_options, group_id)
         self._options = {
             **client_options,
+            "request_timeout_ms": _REQUEST_TIMEOUT_S * 1000,
+            "retry_backoff_ms": int(RETRY_BACKOFF_S * 1000),
             "transaction_timeout_ms": TRANSACTION_TIMEOUT_S * 1000,
             # a topic's limit is one of whole batches
             "max_batch_size": min(_MAX_PRODUCE_BATCH_BYTES, max_message_bytes),
@@ -70,18 +73,23 @@ class Publishers:
     async def start(self) -> "Publisher":
         """Start a producer under a fresh name, which nobody can know before it is initialised."""
         name = f"{self._group_id}-{uuid4()}"
-        producer = self._producer(name, RETRY_BACKOFF_S)
+        producer = self._producer(name)
         await self._start(producer)
         return Publisher(producer, name, self._group_id, self)
 
     async def fence(self, transactional_id: str) -> None:
-        """End another producer and its open transaction: InitProducerId with its own name.
+        """End another producer and its open transaction, and that of its barrier.
 
         When this returns, that producer's offsets are final: its last commit is applied, or will never be.
         """
-        producer = self._producer(transactional_id, _FENCE_BACKOFF_S)
-        await self._start(producer)
-        await self.stop(producer)
+        names = (transactional_id, _barrier_of(transactional_id))
+        await asyncio.gather(*map(self.coordination.fence, names))
+
+    async def final_offsets(
+        self, transactional_id: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, int | None]:
+        """Return the group's committed offsets, once all who published before this producer are fenced."""
+        return await self.coordination.final_offsets(_barrier_of(transactional_id), topic, partitions)
 
     async def stop(self, producer: AIOKafkaProducer) -> None:
         """Stop a producer, at most briefly waiting for it.
@@ -100,10 +108,10 @@ class Publishers:
             task.cancel()
         if self._stopping:
             await asyncio.wait(self._stopping, timeout=_STOP_GRACE_S)
+        await self.coordination.close()
 
-    def _producer(self, transactional_id: str, retry_backoff_s: float) -> AIOKafkaProducer:
-        backoff_ms = int(retry_backoff_s * 1000)
-        return AIOKafkaProducer(transactional_id=transactional_id, retry_backoff_ms=backoff_ms, **self._options)
+    def _producer(self, transactional_id: str) -> AIOKafkaProducer:
+        return AIOKafkaProducer(transactional_id=transactional_id, **self._options)
 
     async def _start(self, producer: AIOKafkaProducer) -> None:
         try:
@@ -201,3 +209,8 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         await producer.stop()
     finally:
         await producer.client.close()  # where its sender has failed, `stop` leaves the connections open
+
+
+def _barrier_of(transactional_id: str) -> str:
+    """Return the name of a producer's barrier: a successor that knows the one can end the other's transaction, too."""
+    return f"{transactional_id}-barrier"

@@ -1,7 +1,6 @@
 """Reply topics: what can be written to is found out without making a topic, and remembered for a while."""
 
 import asyncio
-import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +15,6 @@ from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
     InvalidTxnState,
-    KafkaConnectionError,
     KafkaError,
     OutOfOrderSequenceNumber,
     TopicAuthorizationFailedError,
@@ -26,6 +24,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from worker.asking import ask_any
 from worker.kafka import DEFAULT_MAX_MESSAGE_BYTES
 from worker.record_batches import Sent
 from worker.telemetry.sampling import Allowance
@@ -57,8 +56,6 @@ _TOPICS_MAX: Final = 1000
 """Looked up and remembered: strangers may name any number that are not there."""
 _TOPICS_LOGGED_MAX: Final = 5
 _LINES_PER_S: Final = 1
-_BROKERS_ASKED_MAX: Final = 3
-_ANSWER_TIMEOUT_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +178,7 @@ def lasts_s(shape: Shape | str) -> float:
 
 
 async def _look_up(client: AIOKafkaClient, topics: Collection[str]) -> dict[str, Shape | str]:
-    response = await _ask(client, MetadataRequest(list(topics), allow_auto_topic_creation=False))
+    response = await ask_any(client, MetadataRequest(list(topics), allow_auto_topic_creation=False))
     described = {topic: (code, is_internal, partitions) for code, topic, is_internal, partitions in response.topics}
     found: dict[str, Any] = {}
     for topic in topics:
@@ -209,22 +206,9 @@ async def _configs(client: AIOKafkaClient, topics: Collection[str]) -> Mapping[s
         return {}
     asked = [(int(ConfigResourceType.TOPIC), topic, [_LIMIT, _CLEANUP]) for topic in topics]
     try:
-        response = await _ask(client, DescribeConfigsRequest(asked))
+        response = await ask_any(client, DescribeConfigsRequest(asked))
     except (KafkaError, OSError):
         return {}  # the defaults are good enough: should they be wrong, the topic says so
     return {
         topic: {name: value or "" for name, value, *_ in entries} for _, _, _, topic, entries, *_ in response.resources
     }
-
-
-async def _ask(client: AIOKafkaClient, request: Any) -> Any:
-    """Ask one broker after the other, each for a short while: one that is away holds nobody up."""
-    nodes = [broker.nodeId for broker in client.cluster.brokers()]
-    failure: Exception = KafkaConnectionError("no broker is known")
-    for node_id in random.sample(nodes, min(len(nodes), _BROKERS_ASKED_MAX)):
-        try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                return await client.send(node_id, request)
-        except (KafkaError, OSError) as error:  # TimeoutError is one
-            failure = error
-    raise failure

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 
 from schemas.problem import DEAD_LETTERED
 from worker.batch import Report
+from worker.blocked import Blocked
 from worker.decoder import Received
 from worker.encoder import Reply
 from worker.lifecycle import Refusal
@@ -46,6 +47,7 @@ class Reporter:
         self._paused_at_s: float | None = None
         self._pause_reason: str | None = None
         self._fetching = True
+        self._blocked: Mapping[int, Blocked] = {}
         self._consumed = metrics.messaging_client_consumed_messages_total.labels("kafka", "poll", topic, group_id)
         self._processed = metrics.messaging_process_duration_seconds.labels("kafka", "process", topic, group_id)
         self._committed = metrics.messaging_client_operation_duration_seconds.labels("kafka", "commit", topic, group_id)
@@ -147,16 +149,40 @@ class Reporter:
         self._health.set_joined(False)
         self._health.set_taken_over(False)
 
-    def taken_over(self, partitions: Iterable[int], publisher: str, *, refused: bool) -> None:
-        """Tell of a takeover, and whether other partitions were refused in it."""
+    def taken_over(self, partitions: Iterable[int], publisher: str, blocked: Mapping[int, Blocked]) -> None:
+        """Tell of a takeover, and of the partitions that are blocked after it."""
         numbers = sorted(partitions)
         self._metrics.takeovers_total.inc(len(numbers))
         self._metrics.assigned_partitions.set(len(numbers))
-        self._resumed("refused" if refused else None)
+        self.blocked(blocked)
+        self._resumed("refused" if blocked else None)
         log.info("partitions_taken_over", topic=self._topic, partitions=numbers, publisher=publisher)
+
+    def blocked(self, blocked: Mapping[int, Blocked]) -> None:
+        """Tell which partitions are blocked, all of them; log what is new."""
+        for partition in self._blocked.keys() - blocked.keys():
+            log.info("partition_unblocked", topic=self._topic, partition=partition)
+        for partition, one in sorted(blocked.items()):
+            known = self._blocked.get(partition)
+            if known is not None and known.cause == one.cause:
+                continue
+            if one.is_refusal:
+                log.error(
+                    "partition_refused", topic=self._topic, partition=partition, cause=one.cause, reason=one.reason
+                )
+            else:
+                log.error(
+                    "partition_blocked", topic=self._topic, partition=partition, cause=one.cause, reason=one.reason
+                )
+        self._metrics.partition_blocked.clear()
+        for partition, one in blocked.items():
+            self._metrics.partition_blocked.labels(self._topic, str(partition), one.cause).set(1)
+        self._blocked = dict(blocked)
+        self._health.set_blocked({partition: str(one) for partition, one in blocked.items()})
 
     def standing_by(self) -> None:
         """Tell that there is nothing to take over."""
+        self.blocked({})
         self._resumed(None)
 
     def failed(self, error: Exception, *, first: bool) -> None:
@@ -193,8 +219,8 @@ class Reporter:
             self._metrics.fenced_total.labels(fenced_by).inc()
 
     def _resumed(self, refused: str | None) -> None:
-        self._health.set_taken_over(not refused)
-        self._health.set_paused("partitions refused" if refused else None)
+        self._health.set_taken_over(True)
+        self._health.set_paused("partitions blocked" if refused else None)
         self._paused(refused)
         if self._paused_at_s is not None:
             log.info("consumer_resumed", paused_s=round(time.monotonic() - self._paused_at_s, 1))

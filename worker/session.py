@@ -32,6 +32,10 @@ class SessionLostError(Exception):
     """The session's producer failed or was fenced: everything has to be taken over anew."""
 
 
+class UnblockedError(SessionLostError):
+    """Nothing is wrong with the session, but a takeover anew may let a blocked partition go on."""
+
+
 @dataclass(slots=True)
 class Held:
     """One partition as its owner knows it."""
@@ -111,11 +115,12 @@ class Session:
         publisher: Publisher,
         topic: str,
         held: dict[int, Held],
+        noted: dict[int, int],
         tracing: Tracing,
         on_published: Callable[[Decided, float], None] = lambda _decided, _seconds: None,
     ) -> None:
         self.held = held
-        self.noted = {partition: one.published for partition, one in held.items()}
+        self.noted = noted
         """What the store was last told to be published."""
         self._publisher = publisher
         self._topic = topic

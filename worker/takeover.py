@@ -1,21 +1,25 @@
 """Takeover: how a worker becomes the owner of partitions, and its one answer to every failure.
 
 Numbered as in docs/exactly-once.md: (1) start a producer under a fresh name, (2) read who published last, (3) fence
-them, (4) compare-and-set the rows, back to 2 for those lost, (5) read K, final now, (6) replay what is decided but not
-visible.
+them, (4) compare-and-set the rows, back to 2 for those lost, (5) read K behind a barrier, final now, (6) replay what is
+decided but not visible.
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
+from worker.blocked import Blocked
 from worker.publisher import Publisher, Publishers
 from worker.session import Decided, Held, Outgoing
+from worker.starting import Found, Start, find_start
 from worker.stores.port import PartitionRow, Store
+from worker.survey import Extent
 from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
@@ -27,87 +31,27 @@ _PAGE_OUTCOMES: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offsets:
-    """What Kafka says of one input partition."""
-
-    committed: int | None
-    """K, the group's committed offset; None if there is none."""
-    beginning: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Where an owner starts: publish the recorded outcomes from `replay`, apply from `apply` on."""
-
-    replay: int
-    apply: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A partition that must not be run as it stands."""
-
-    cause: str
-    reason: str
-    """In words, with what to do about it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """The result of a takeover."""
 
     publisher: Publisher
     held: dict[int, Held]
+    noted: dict[int, int]
+    """What the store believes to be published, by partition held."""
     positions: Mapping[int, int]
     """Where to read on, by partition: behind `applied` if retention has deleted commands there."""
-    refused: Mapping[int, str]
-
-
-def find_start(row: PartitionRow, offsets: Offsets) -> Start | Refused:
-    """Say where to start from what store and Kafka say, or why not to. Pure (docs/exactly-once.md, Takeover 5)."""
-    committed = offsets.committed
-    if row.applied is None or row.published is None:
-        if committed is not None and committed > offsets.beginning:
-            return _refused("another_store", committed, row, offsets)
-        return Start(replay=offsets.beginning, apply=offsets.beginning)
-    if row.applied > offsets.end:
-        return _refused("topic_recreated", committed, row, offsets)
-    if committed is not None and committed > row.applied:
-        return _refused("store_behind", committed, row, offsets)
-    if committed is not None and committed < row.published:
-        return _refused("offset_reset", committed, row, offsets)
-    return Start(replay=row.published if committed is None else committed, apply=row.applied)
-
-
-_REASONS: Final = {
-    "another_store": "the group has committed offset {committed}, but the store has never seen this partition: it is"
-    " not this group's store, or was restored from a backup. Use the right store, or another group.",
-    "topic_recreated": "the store has applied up to offset {applied}, but the partition ends at {end}: the topic was"
-    " recreated or truncated. Use a new store, or restore the topic.",
-    "store_behind": "the group has committed offset {committed}, but the store has applied only up to {applied}: it"
-    " was restored from a backup, or is not this group's store. Restore a newer backup, or use the right store.",
-    "offset_reset": "the group's offset is {committed}, but everything up to {published} is published: Kafka lost"
-    " offsets, or somebody reset the group. Set the group's offset to {published}.",
-}
-
-
-def _refused(cause: str, committed: int | None, row: PartitionRow, offsets: Offsets) -> Refused:
-    figures = {"committed": committed, "applied": row.applied, "published": row.published, "end": offsets.end}
-    return Refused(cause, _REASONS[cause].format(**figures))
+    blocked: Mapping[int, Blocked]
 
 
 class Takeover:
     """Takes partitions of the commands topic over."""
 
-    def __init__(
-        self, topic: str, consumer: AIOKafkaConsumer, store: Store, publishers: Publishers, tracing: Tracing
-    ) -> None:
+    def __init__(self, topic: str, store: Store, publishers: Publishers, tracing: Tracing) -> None:
         self._topic = topic
-        self._consumer = consumer
         self._store = store
         self._publishers = publishers
         self._tracing = tracing
+        self._behind_since_s: dict[int, float] = {}
 
     async def run(self, partitions: Collection[int]) -> Taken:
         """Take these partitions over. Whatever is raised, nothing has to be undone: the next attempt starts afresh."""
@@ -130,50 +74,88 @@ class Takeover:
             wanted -= claimed
         return won
 
+    async def has_changed(self, blocked: Mapping[int, Blocked]) -> bool:
+        """Look at blocked partitions again: whether a takeover would find one of them otherwise. Changes nothing."""
+        committed = await self._publishers.coordination.committed(self._topic, blocked)
+        found = await self._find(blocked, committed)
+        now = {partition: find_start(one) for partition, one in found.items()}
+        return any(isinstance(one, Start) or one.cause != blocked[number].cause for number, one in now.items())
+
     async def _start(self, publisher: Publisher, owners: Mapping[int, int]) -> Taken:
-        offsets = await self._offsets(owners)
-        rows = await self._store.partitions(self._topic, owners)
+        committed = await self._publishers.final_offsets(publisher.transactional_id, self._topic, owners)
+        found = await self._find(owners, committed)
         starts: dict[int, Start] = {}
-        refused: dict[int, str] = {}
+        blocked: dict[int, Blocked] = {}
         for partition in sorted(owners):
-            match find_start(rows[partition], offsets[partition]):
-                case Refused(cause, reason):
-                    refused[partition] = cause
-                    about = {"topic": self._topic, "partition": partition}
-                    log.error("partition_refused", **about, cause=cause, reason=reason)
+            match find_start(found[partition]):
+                case Blocked() as one:
+                    blocked[partition] = one
                 case Start() as start:
                     starts[partition] = start
-                    await self._begin(partition, owners[partition], rows[partition], start, offsets[partition])
-        await self._replay(publisher, starts, offsets)
+                    await self._begin(partition, owners[partition], found[partition], start)
+        await self._note(owners, found, starts, blocked)
+        await self._replay(publisher, starts, committed)
         held = {
             partition: Held(owner=owners[partition], applied=start.apply, published=start.apply)
             for partition, start in starts.items()
         }
-        positions = {partition: max(start.apply, offsets[partition].beginning) for partition, start in starts.items()}
-        return Taken(publisher=publisher, held=held, positions=positions, refused=refused)
+        noted = {number: found[number].row.published or start.replay for number, start in starts.items()}
+        positions = {number: max(start.apply, _beginning(found[number])) for number, start in starts.items()}
+        return Taken(publisher=publisher, held=held, noted=noted, positions=positions, blocked=blocked)
 
-    async def _offsets(self, partitions: Collection[int]) -> dict[int, Offsets]:
-        asked = [TopicPartition(self._topic, partition) for partition in partitions]
-        if not asked:
-            return {}
-        beginnings = await self._consumer.beginning_offsets(asked)
-        ends = await self._consumer.end_offsets(asked)
-        committed = await asyncio.gather(*map(self._consumer.committed, asked))
+    async def _find(self, partitions: Collection[int], committed: Mapping[int, int | None]) -> dict[int, Found]:
+        topic = await self._publishers.coordination.survey(self._topic, partitions)
+        rows = await self._store.partitions(self._topic, partitions)
         return {
-            tp.partition: Offsets(committed=offset, beginning=beginnings[tp], end=ends[tp])
-            for tp, offset in zip(asked, committed, strict=True)
+            partition: Found(
+                row=rows[partition],
+                committed=committed[partition],
+                extent=topic.extents.get(partition),
+                identity=topic.identity,
+                behind_s=self._behind_s(partition, rows[partition], topic.extents.get(partition)),
+            )
+            for partition in partitions
         }
 
-    async def _begin(self, partition: int, owner: int, row: PartitionRow, start: Start, offsets: Offsets) -> None:
-        about = {"topic": self._topic, "partition": partition}
-        if row.applied is None:
-            await self._store.begin(self._topic, partition, owner, start.apply)
-        elif offsets.committed is None and start.apply > offsets.beginning:
-            log.warning("committed_offset_missing", **about, resumes_at=start.replay, republished_up_to=start.apply)
-        if row.applied is not None and offsets.beginning > start.apply:
-            log.error("commands_lost_to_retention", **about, first=start.apply, end=offsets.beginning)
+    def _behind_s(self, partition: int, row: PartitionRow, extent: Extent | None) -> float:
+        """Return for how long every answer has been that the partition ends below `applied`."""
+        now_s = time.monotonic()
+        if extent is not None and extent.end >= (row.applied or 0):
+            self._behind_since_s.pop(partition, None)
+        elif extent is not None:
+            self._behind_since_s.setdefault(partition, now_s)
+        return now_s - self._behind_since_s.get(partition, now_s)
 
-    async def _replay(self, publisher: Publisher, starts: Mapping[int, Start], offsets: Mapping[int, Offsets]) -> None:
+    async def _begin(self, partition: int, owner: int, found: Found, start: Start) -> None:
+        about = {"topic": self._topic, "partition": partition}
+        beginning = _beginning(found)
+        if found.row.applied is None:
+            await self._store.begin(self._topic, partition, owner, start.apply)
+            return
+        if found.committed is None and start.apply > beginning:
+            log.warning("committed_offset_missing", **about, resumes_at=start.replay, republished_up_to=start.apply)
+        if beginning > start.apply:
+            log.error("commands_lost_to_retention", **about, first=start.apply, end=beginning)
+
+    async def _note(
+        self,
+        owners: Mapping[int, int],
+        found: Mapping[int, Found],
+        starts: Collection[int],
+        blocked: Mapping[int, Blocked],
+    ) -> None:
+        """Note in the store which topic this is, and what is blocked; as a rule both are known already."""
+        new = {partition: owners[partition] for partition in starts if found[partition].row.identity is None}
+        if new:
+            await self._store.identify(self._topic, new, found[next(iter(new))].identity)
+        reasons = {number: str(blocked[number]) if number in blocked else None for number in owners}
+        news = {number: why for number, why in reasons.items() if why != found[number].row.blocked_because}
+        if news:
+            await self._store.note_blocked(self._topic, owners, news)
+
+    async def _replay(
+        self, publisher: Publisher, starts: Mapping[int, Start], committed: Mapping[int, int | None]
+    ) -> None:
         """Publish what is decided but not visible, at once: nobody knows when the next command comes."""
         outcomes: list[Outgoing] = []
         for partition, start in starts.items():
@@ -186,7 +168,7 @@ class Takeover:
                 if len(outcomes) >= _REPLAY_OUTCOMES_MAX:
                     await self._publish(publisher, outcomes)
                     outcomes = []
-            if (offsets[partition].committed or 0) < start.apply and start.replay == start.apply:
+            if (committed[partition] or 0) < start.apply and start.replay == start.apply:
                 # nothing to replay, but K is behind where this owner begins: retention has moved the beginning
                 outcomes.append((partition, start.apply, ()))
         if outcomes:
@@ -198,3 +180,7 @@ class Takeover:
             with self._tracing.republishing(piece.records):
                 await publisher.publish(piece.records, reached)
             log.info("outcomes_replayed", records=len(piece.records), partitions=sorted(piece.offsets))
+
+
+def _beginning(found: Found) -> int:
+    return 0 if found.extent is None else found.extent.beginning

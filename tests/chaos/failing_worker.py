@@ -83,10 +83,8 @@ class FailingPublishers(Publishers):
             publisher.raise_if_spent = lambda: None
         return publisher
 
-    def _producer(self, transactional_id, retry_backoff_s):
-        return FailingProducer(
-            transactional_id=transactional_id, retry_backoff_ms=int(retry_backoff_s * 1000), **self._options
-        )
+    def _producer(self, transactional_id):
+        return FailingProducer(transactional_id=transactional_id, **self._options)
 
     async def fence(self, transactional_id):
         if without != "fence":

@@ -25,6 +25,7 @@ from worker.stores.port import (
     StoreRefusedError,
     StoreUnavailableError,
     TooMuchRepeatedError,
+    TopicIdentity,
 )
 
 INT64_MAX = 2**63 - 1
@@ -523,3 +524,72 @@ async def test_closing_never_raises_and_a_store_that_is_not_open_is_unavailable(
         with pytest.raises(StoreUnavailableError):
             await ask
     await store.close()
+
+
+# which topic it is, and what is blocked
+
+HERE = TopicIdentity(cluster_id="cluster", topic_id="topic")
+ANEW = TopicIdentity(cluster_id="cluster", topic_id="topic made anew")
+
+
+async def test_the_owner_notes_which_topic_it_is_and_why_it_does_not_run_it(store):
+    await take_over(store, 0, 1)
+    await store.claim(TOPIC, {1: 1}, "another")
+
+    await store.identify(TOPIC, {0: 1, 1: 1}, HERE)
+    await store.note_blocked(TOPIC, {0: 1, 1: 1}, {0: "store_behind: …", 1: "no_leader: …"})
+
+    rows = await store.partitions(TOPIC, [0, 1])
+    assert (rows[0].identity, rows[0].blocked_because) == (HERE, "store_behind: …")
+    assert (rows[1].identity, rows[1].blocked_because) == (None, None)
+    await store.note_blocked(TOPIC, {0: 1}, {0: None})
+    assert (await row_of(store)).blocked_because is None
+
+
+async def test_an_adopted_topic_begins_anew_under_a_new_owner_count_and_other_partitions_stay(store):
+    await take_over(store, 0, 1, 2)
+    await store.identify(TOPIC, {0: 1, 1: 1, 2: 1}, HERE)
+    await save(store, [an_advance(0, 5, number) for number in range(3)], outcomes=[an_outcome(3)])
+    kept = await row_of(store, 2)
+
+    await store.adopt(TOPIC, ANEW, {0: 40, 1: None})
+
+    rows = await store.partitions(TOPIC, [0, 1, 2])
+    assert rows == {
+        0: PartitionRow(owner=2, publisher=kept.publisher, applied=40, published=40, identity=ANEW),
+        2: kept,
+    }
+    assert await offsets_of(store) == []
+    with pytest.raises(StoreFencedError):
+        await save(store, [an_advance(5, 6)])
+
+
+async def test_after_an_adoption_command_ids_stay_known_but_for_those_that_are_positions(store):
+    named, by_position = b"n" * 16, b"p" * 16
+    await take_over(store, 0)
+    outcomes = [
+        an_outcome(3, named, command_id="a command"),
+        an_outcome(4, by_position, command_id=f"{TOPIC}/0/4"),
+    ]
+    await save(store, [an_advance(0, 5)], outcomes=outcomes)
+
+    await store.adopt(TOPIC, ANEW, {0: 0})
+
+    known = {}
+
+    def look(snapshot):
+        known.update(snapshot.fingerprints)
+        return Changes()
+
+    await store.apply(TOPIC, [an_advance(0, 1, owner=2)], [], [named, by_position], look)
+    assert known.keys() == {named}
+
+
+async def test_what_was_set_aside_is_forgotten_by_the_retention_and_may_be_adopted_again(store):
+    await take_over(store, 0)
+    await save(store, [an_advance(0, 5)], outcomes=[an_outcome(3)])
+    await store.adopt(TOPIC, ANEW, {0: 0})
+    await store.adopt(TOPIC, HERE, {0: 7})
+
+    assert await store.prune(2**60, 10) == 1
+    assert (await row_of(store)).applied == 7

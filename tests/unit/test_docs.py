@@ -22,7 +22,7 @@ from worker.cli.main import app
 from worker.cli.story import tell
 from worker.exit_codes import ExitCode
 from worker.settings import PREFIX, Settings
-from worker.takeover import _REASONS
+from worker.starting import CAUSES
 from worker.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,9 +194,9 @@ def test_every_problem_is_documented_with_status_and_title_and_no_other(page, he
     assert documented == [(f"`{problem}`", str(status), title) for problem, (status, title) in PROBLEMS.items()]
 
 
-def test_every_cause_of_a_refused_partition_is_documented_and_no_other():
-    assert set(first_names(OPERATING, "Refused partitions")) == set(_REASONS)
-    assert set(re.findall(r"refused: `(\w+)`", text_of(EXACTLY_ONCE))) == set(_REASONS)
+def test_every_cause_of_a_blocked_partition_is_documented_and_no_other():
+    assert set(first_names(OPERATING, "Blocked partitions")) == set(CAUSES)
+    assert set(re.findall(r"(?:refused|blocked): `(\w+)`", text_of(EXACTLY_ONCE))) == set(CAUSES)
 
 
 # The names
@@ -225,7 +225,7 @@ def test_every_test_that_is_named_is_there(page):
 def commands_named(page: Path) -> Iterator[list[str]]:
     """Give the words after the program's name, wherever a page tells to call it."""
     code = re.findall(r"```(?:sh)?\n(.*?)```", text_of(page), re.DOTALL) + re.findall(r"`([^`\n]+)`", text_of(page))
-    for words in re.findall(r"(?:^|[\s/])user-task-worker ((?:[a-z]+ ?){1,2})", "\n".join(code), re.MULTILINE):
+    for words in re.findall(r"(?:^|[\s/])user-task-worker ((?:[a-z][a-z-]* ?){1,2})", "\n".join(code), re.MULTILINE):
         yield words.split()
 
 

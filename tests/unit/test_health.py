@@ -96,6 +96,7 @@ def test_a_worker_that_joined_and_took_over_and_reaches_its_store_is_ready(healt
         (lambda health: health.set_taken_over(False), "partitions_taken_over"),
         (lambda health: health.set_store_reachable(False), "store_reachable"),
         (lambda health: health.set_fetching(False), "commands_fetched"),
+        (lambda health: health.set_blocked({3: "store_behind"}), "partitions_unblocked"),
         (lambda health: health.set_stopping(), "not_stopping"),
     ],
 )
@@ -161,6 +162,7 @@ def test_a_verbose_probe_answers_every_check_in_json(server: HealthServer, healt
         "partitions_taken_over": False,
         "store_reachable": False,
         "commands_fetched": True,
+        "partitions_unblocked": True,
         "not_stopping": True,
     }
     make_ready(health)

@@ -13,6 +13,7 @@ from schemas.problem import PROBLEMS, Problem
 from schemas.user_task import UserTaskState
 from tests.unit.records import ARecord
 from worker.batch import Report, broken
+from worker.blocked import Blocked
 from worker.lifecycle import LIFE_CYCLE, STATE_AFTER, Refusal, StoredTask, Transition
 from worker.reporting import Reporter
 from worker.session import Decided, Held, SessionLostError
@@ -23,6 +24,7 @@ from worker.telemetry.sampling import Allowance
 from worker.telemetry.tracing import Tracing
 
 LINES_A_SECOND = 200
+BLOCKED = Blocked(cause="store_behind", reason="Use the right store.", retry_s=30)
 
 
 class Bench:
@@ -153,8 +155,8 @@ def test_a_pause_has_a_reason_and_an_end(it: Bench) -> None:
         it.reporter.failed(StoreUnavailableError("away"), first=False)
         assert it.sample('usertask_consumer_paused{reason="store"}') == 1
         assert not it.health.ready()[0]
-        it.reporter.taken_over([1, 0], "publisher-1", refused=False)
-        it.reporter.taken_over([1, 0], "publisher-2", refused=False)
+        it.reporter.taken_over([1, 0], "publisher-1", {})
+        it.reporter.taken_over([1, 0], "publisher-2", {})
     assert it.sample('usertask_consumer_paused{reason="store"}') == 0
     assert it.sample('usertask_retries_total{reason="store"}') == 2
     assert [line["event"] for line in lines] == [
@@ -174,7 +176,7 @@ def test_a_worker_without_partitions_is_not_paused_for_ever(it: Bench) -> None:
 
 def test_a_fetch_that_fails_makes_it_unready_and_shows_as_a_pause_beside_any_other(it: Bench) -> None:
     it.reporter.assigned([])
-    it.reporter.taken_over([0], "publisher", refused=True)
+    it.reporter.taken_over([0], "publisher", {1: BLOCKED})
     with capture_logs() as lines:
         for first in (True, False, False):
             it.reporter.poll_failed(KafkaError("no"), first=first)
@@ -188,14 +190,33 @@ def test_a_fetch_that_fails_makes_it_unready_and_shows_as_a_pause_beside_any_oth
     assert it.sample('usertask_consumer_paused{reason="refused"}') == 1
 
 
-def test_a_refused_partition_is_a_reason_too(it: Bench) -> None:
-    it.reporter.taken_over([0], "publisher", refused=True)
-    assert it.sample('usertask_consumer_paused{reason="refused"}') == 1
+def test_a_blocked_partition_is_told_once_and_shown_for_as_long_as_it_lasts(it: Bench) -> None:
+    series = 'usertask_partition_blocked{cause="store_behind",partition="1",topic="commands"}'
+    with capture_logs() as lines:
+        it.reporter.taken_over([0], "publisher", {1: BLOCKED})
+        it.reporter.taken_over([0], "publisher", {1: BLOCKED})
+        assert it.sample('usertask_consumer_paused{reason="refused"}') == it.sample(series) == 1
+        [check] = [check for check in it.health.ready()[1] if check.name == "partitions_unblocked"]
+        assert (check.ok, check.detail) == (False, "partition 1: store_behind: Use the right store.")
+        it.reporter.taken_over([0, 1], "publisher", {})
+    assert it.sample('usertask_consumer_paused{reason="refused"}') == 0
+    assert not it.has("usertask_partition_blocked{")
+    assert [line["event"] for line in lines if "taken_over" not in line["event"]] == [
+        "partition_refused",
+        "partition_unblocked",
+    ]
+
+
+def test_a_worker_that_has_lost_its_blocked_partition_shows_none(it: Bench) -> None:
+    it.reporter.taken_over([], "publisher", {1: BLOCKED})
+    it.reporter.standing_by()
+    assert not it.has("usertask_partition_blocked{")
+    assert "partitions_unblocked" not in [check.name for check in it.health.ready()[1] if not check.ok]
 
 
 def test_the_series_of_lost_partitions_go_and_the_fence_is_counted(it: Bench) -> None:
     held = {0: Held(owner=1, applied=7, published=5), 1: Held(owner=1, applied=0, published=0)}
-    it.reporter.taken_over(held, "publisher", refused=False)
+    it.reporter.taken_over(held, "publisher", {})
     it.reporter.saved(2, Report(), 0.01)
     it.reporter.stands(held, lambda _: 9)
     assert it.sample('usertask_consumer_lag{partition="0",topic="commands"}') == 4

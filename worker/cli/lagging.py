@@ -30,6 +30,7 @@ _COLUMNS: Final = (
     "owner",
     "publisher",
     "member",
+    "blocked",
 )
 
 
@@ -125,6 +126,7 @@ def line_of(partition: int, offsets: Offsets | None, row: PartitionRow | None, m
         "unpublished": None if applied is None or done is None else max(applied - done, 0),
         "owner": row and row.owner,
         "publisher": row and row.publisher,
+        "blocked": row and row.blocked_because,
         "member": member and {"memberId": member.member_id, "clientId": member.client_id, "host": member.client_host},
     }
 

@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from worker.cli.topic_checks import Finding, bad, good
+from worker.coordination import TRANSACTION_TIMEOUT_S
 from worker.kafka import client_options, topic_names
-from worker.publisher import TRANSACTION_TIMEOUT_S
 from worker.settings import Settings
 
 _TRY_TIMEOUT_S: Final = 10

@@ -39,6 +39,20 @@ def prune(
     _perform(lambda settings: _prune(settings, settings.retention_days if older_than_days is None else older_than_days))
 
 
+@app.command("adopt-topic")
+def adopt_topic(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each partition.")] = False,
+) -> None:
+    """Read the commands topic that is there now, in the place of one that was deleted and made anew, or lost records.
+
+    Each partition is read from the group's committed offset, or from its beginning if there is none.
+    """
+    from worker.cli.adopting import adopt  # noqa: PLC0415 - kept out of --help
+
+    raise typer.Exit(adopt(dry_run=dry_run, as_json=as_json))
+
+
 def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:
     """Do the work, print what it says, and end with one of the contract's codes."""
     from worker.exit_codes import ExitCode  # noqa: PLC0415 - kept out of --help
@@ -66,7 +80,7 @@ async def _migrate(settings: "Settings") -> str:
 
 
 async def _prune(settings: "Settings", older_than_days: float) -> str:
-    store = _store(settings)
+    store = make_store(settings)
     try:
         await within(settings.start_timeout_s, store.open)
         return f"Forgot {await _prune_all(store, older_than_days)} outcomes."
@@ -102,7 +116,8 @@ async def within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, Any]])
         await asyncio.sleep(_RETRY_S)
 
 
-def _store(settings: "Settings") -> "Store":
+def make_store(settings: "Settings") -> "Store":
+    """Make the store that the settings name; it is not open yet. Raise SettingsError if its driver is missing."""
     from worker.stores.sqlite import SqliteStore  # noqa: PLC0415 - kept out of --help
 
     if settings.sqlite_path is not None:

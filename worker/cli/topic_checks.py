@@ -8,8 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from worker.coordination import TRANSACTION_TIMEOUT_S
 from worker.kafka import DEAD_LETTER_HEADROOM_BYTES, RECORD_OVERHEAD_BYTES, rejection_bytes_max, topic_names
-from worker.publisher import TRANSACTION_TIMEOUT_S
 from worker.settings import Settings
 
 _TOPIC_CONFIG: Final = ("max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms")

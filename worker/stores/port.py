@@ -37,6 +37,14 @@ class TooMuchRepeatedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TopicIdentity:
+    """Which topic it is, whatever its name: Kafka never uses an id again (KIP-516)."""
+
+    cluster_id: str
+    topic_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRow:
     """What the store knows of one input partition (docs/exactly-once.md, State)."""
 
@@ -48,6 +56,10 @@ class PartitionRow:
     """The next offset to apply. None until the first owner has found where to start."""
     published: int | None
     """The next offset known to be published; may lag. None together with `applied`."""
+    identity: TopicIdentity | None = None
+    """The topic that `applied` counts in. None in a store from before ids were kept."""
+    blocked_because: str | None = None
+    """Cause and reason, in words, why its owner does not run the partition; None if it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +177,20 @@ class Store(Protocol):
 
     async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
         """Raise `published` of partitions that are still held under the given owner counts; others are left alone."""
+
+    async def identify(self, topic: str, owners: Mapping[int, int], identity: TopicIdentity) -> None:
+        """Note the topic's identity for partitions that are still held under the given owner counts."""
+
+    async def note_blocked(self, topic: str, owners: Mapping[int, int], reasons: Mapping[int, str | None]) -> None:
+        """Set `blocked_because` of partitions that are still held under the given owner counts."""
+
+    async def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
+        """Begin anew with another topic of the same name: apply each partition given from its start on.
+
+        None stands for a partition that the other topic does not have. The rows of the topic before are set aside under
+        the name `topic@id`, with their outcomes, so that command ids stay known. Ids that are positions are forgotten:
+        the same positions are other commands now. Owner counts go on, so nobody who held a partition before can write.
+        """
 
     async def task(self, user_task_key: int) -> StoredTask | None:
         """Read one user task."""

@@ -19,10 +19,18 @@ from worker.stores.port import (
     Snapshot,
     StoreFencedError,
     StoreUnavailableError,
+    TopicIdentity,
 )
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
 from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, migrate, setup_errors_mapped
-from worker.stores.rows import changed_task_to_row, first_from_rows, raise_if_too_much, task_from_row, task_to_row
+from worker.stores.rows import (
+    changed_task_to_row,
+    first_from_rows,
+    partitions_from_rows,
+    raise_if_too_much,
+    task_from_row,
+    task_to_row,
+)
 
 __all__ = ["PostgresStore", "migrate"]
 
@@ -31,6 +39,7 @@ T = TypeVar("T")
 _CONNECTIONS_MAX: Final = 4
 _ATTEMPTS_MAX: Final = 5
 _CLOSE_TIMEOUT_S: Final = 5
+_ADOPT_TIMEOUT_S: Final = 3600
 _CLIENT_PATIENCE: Final = 1.5
 """By how much longer than the server the client waits: the server's answer says more than silence."""
 
@@ -87,10 +96,7 @@ class PostgresStore:
 
     async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
         rows = await self._fetch(sql.PARTITIONS, topic, list(partitions))
-        return {
-            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
-            for partition, owner, publisher, applied, published in rows
-        }
+        return partitions_from_rows(rows)
 
     async def claim(self, topic: str, owners: Mapping[int, int], publisher: str) -> set[int]:
         new = [partition for partition, owner in owners.items() if owner == 0]
@@ -144,6 +150,28 @@ class PostgresStore:
 
         await self._transact(work)
 
+    async def identify(self, topic: str, owners: Mapping[int, int], identity: TopicIdentity) -> None:
+        ids = (identity.cluster_id, identity.topic_id)
+        await self._change_each(sql.IDENTIFY, [(topic, *owned, *ids) for owned in sorted(owners.items())])
+
+    async def note_blocked(self, topic: str, owners: Mapping[int, int], reasons: Mapping[int, str | None]) -> None:
+        rows = [(topic, partition, owners[partition], reason) for partition, reason in sorted(reasons.items())]
+        await self._change_each(sql.NOTE_BLOCKED, rows)
+
+    async def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
+        async def work(connection: Any) -> None:
+            await connection.execute("SET LOCAL statement_timeout = 0")  # it may go through all outcomes
+            rows = await connection.fetch(sql.TO_ADOPT, topic, list(starts))
+            for partition_id, partition, owner, publisher in rows:
+                await connection.execute(sql.SET_ASIDE, partition_id)
+                await connection.execute(sql.FORGET_POSITIONS, partition_id, topic, partition, timeout=_ADOPT_TIMEOUT_S)
+                start = starts[partition]
+                if start is not None:
+                    new = (topic, partition, owner + 1, publisher, start)
+                    await connection.execute(sql.BEGIN_ANEW, *new, identity.cluster_id, identity.topic_id)
+
+        await self._transact(work)
+
     async def task(self, user_task_key: int) -> StoredTask | None:
         rows = await self._fetch(sql.TASK, user_task_key)
         return task_from_row(rows[0]) if rows else None
@@ -153,6 +181,12 @@ class PostgresStore:
             return _count(await connection.execute(sql.PRUNE, decided_before_ms, limit))
 
         return await self._transact(work)
+
+    async def _change_each(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        async def work(connection: Any) -> None:
+            await connection.executemany(statement, rows)
+
+        await self._transact(work)
 
     async def _fetch(self, statement: str, *parameters: object) -> list[Any]:
         with errors_mapped():

@@ -12,13 +12,13 @@ from worker.stores.port import PartitionRow, StoreUnavailableError
 from worker.stores.postgres_errors import DRIVER_ERRORS, errors_mapped
 from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, setup_errors_mapped
 from worker.stores.postgres_sql import TASK
-from worker.stores.rows import task_from_row
+from worker.stores.rows import PARTITION_COLUMNS, partitions_from_rows, task_from_row
 
 _STATEMENT_TIMEOUT_S: Final = 10
 _CLIENT_PATIENCE_S: Final = 5
 """By how much longer than the server the client waits: the server's answer says more than silence."""
 
-_PARTITIONS: Final = "SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = $1"
+_PARTITIONS: Final = f"SELECT {PARTITION_COLUMNS} FROM partitions WHERE topic = $1"  # noqa: S608 - a constant
 _OUTCOMES: Final = f"SELECT {OUTCOME_COLUMNS} FROM outcomes o JOIN partitions p ON p.id = o.partition_id"  # noqa: S608 - a constant
 _OF_KEY: Final = f"{_OUTCOMES} WHERE o.command_key = $1"
 _AT: Final = f'{_OUTCOMES} WHERE p.topic = $1 AND p.partition = $2 AND o."offset" = $3'
@@ -66,10 +66,7 @@ class PostgresLookup:
         return task_from_row(rows[0]) if rows else None
 
     async def partitions(self, topic: str) -> Mapping[int, PartitionRow]:
-        return {
-            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
-            for partition, owner, publisher, applied, published in await self._fetch(_PARTITIONS, topic)
-        }
+        return partitions_from_rows(await self._fetch(_PARTITIONS, topic))
 
     async def outcome_of(self, command_key: bytes) -> Recorded | None:
         return _first(await self._fetch(_OF_KEY, command_key))

@@ -2,9 +2,11 @@
 
 from typing import Final
 
-PARTITIONS: Final = """
-SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = $1 AND partition = ANY($2::int[])
-"""
+from worker.stores.rows import PARTITION_COLUMNS
+
+PARTITIONS: Final = f"""
+SELECT {PARTITION_COLUMNS} FROM partitions WHERE topic = $1 AND partition = ANY($2::int[])
+"""  # noqa: S608 - a constant
 
 CLAIM_NEW: Final = """
 INSERT INTO partitions (topic, partition, owner, publisher)
@@ -49,6 +51,28 @@ UPDATE partitions p SET published = held.published FROM held WHERE p.id = held.i
 BEGIN: Final = """
 UPDATE partitions SET applied = $4, published = $4
 WHERE topic = $1 AND partition = $2 AND owner = $3 AND applied IS NULL RETURNING id
+"""
+
+# These two are executed once for each partition, in the order of partitions.
+IDENTIFY: Final = """
+UPDATE partitions SET cluster_id = $4, topic_id = $5 WHERE topic = $1 AND partition = $2 AND owner = $3
+"""
+NOTE_BLOCKED: Final = "UPDATE partitions SET blocked_because = $4 WHERE topic = $1 AND partition = $2 AND owner = $3"
+
+TO_ADOPT: Final = """
+SELECT id, partition, owner, publisher FROM partitions
+WHERE topic = $1 AND partition = ANY($2::int[]) ORDER BY partition FOR UPDATE
+"""
+SET_ASIDE: Final = """
+UPDATE partitions SET topic = topic || '@' || coalesce(topic_id, '') || '#' || id, published = applied WHERE id = $1
+"""
+FORGET_POSITIONS: Final = """
+UPDATE outcomes SET command_key = NULL, fingerprint = NULL
+WHERE partition_id = $1 AND command_id = $2 || '/' || $3::int || '/' || "offset"
+"""
+BEGIN_ANEW: Final = """
+INSERT INTO partitions (topic, partition, owner, publisher, applied, published, cluster_id, topic_id)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
 """
 
 TASK: Final = """

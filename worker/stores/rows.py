@@ -8,10 +8,28 @@ from pydantic_core import from_json
 from schemas.user_task import UserTaskState
 from worker.encoder import unpack
 from worker.lifecycle import StoredTask
-from worker.stores.port import REPEATED_BYTES_MAX, First, TooMuchRepeatedError
+from worker.stores.port import REPEATED_BYTES_MAX, First, PartitionRow, TooMuchRepeatedError, TopicIdentity
 from worker.strict_json import write
 
+PARTITION_COLUMNS: Final = "partition, owner, publisher, applied, published, cluster_id, topic_id, blocked_because"
 _STATES: Final = {state.value: state for state in UserTaskState}
+
+
+def partitions_from_rows(rows: Iterable[Sequence[Any]]) -> dict[int, PartitionRow]:
+    """Read rows of `PARTITION_COLUMNS`, by partition."""
+    return {row[0]: _partition_from_row(row) for row in rows}
+
+
+def _partition_from_row(row: Sequence[Any]) -> PartitionRow:
+    _, owner, publisher, applied, published, cluster_id, topic_id, blocked_because = row
+    return PartitionRow(
+        owner=owner,
+        publisher=publisher,
+        applied=applied,
+        published=published,
+        identity=None if topic_id is None else TopicIdentity(cluster_id=cluster_id, topic_id=topic_id),
+        blocked_because=blocked_because,
+    )
 
 
 def task_to_row(task: StoredTask) -> tuple[Any, ...]:

@@ -24,8 +24,17 @@ from worker.stores.port import (
     StoreNotReadyError,
     StoreRefusedError,
     StoreUnavailableError,
+    TopicIdentity,
 )
-from worker.stores.rows import changed_task_to_row, first_from_rows, raise_if_too_much, task_from_row, task_to_row
+from worker.stores.rows import (
+    changed_task_to_row,
+    first_from_rows,
+    partitions_from_rows,
+    raise_if_too_much,
+    task_from_row,
+    task_to_row,
+)
+from worker.stores.sqlite_adoption import adopt
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,11 +69,7 @@ class SqliteStore:
 
     async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
         rows = await self._run(self._file.query, sql.PARTITIONS, (topic,))
-        return {
-            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
-            for partition, owner, publisher, applied, published in rows
-            if partition in partitions
-        }
+        return partitions_from_rows(row for row in rows if row[0] in partitions)
 
     async def claim(self, topic: str, owners: Mapping[int, int], publisher: str) -> set[int]:
         return await self._run(self._file.claim, topic, owners, publisher)
@@ -93,6 +98,17 @@ class SqliteStore:
     async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
         rows = [(offset, topic, partition, owners[partition]) for partition, offset in published.items()]
         await self._run(self._file.change, sql.NOTE_PUBLISHED, rows)
+
+    async def identify(self, topic: str, owners: Mapping[int, int], identity: TopicIdentity) -> None:
+        ids = (identity.cluster_id, identity.topic_id)
+        await self._run(self._file.change, sql.IDENTIFY, [(*ids, topic, *owned) for owned in owners.items()])
+
+    async def note_blocked(self, topic: str, owners: Mapping[int, int], reasons: Mapping[int, str | None]) -> None:
+        rows = [(reason, topic, partition, owners[partition]) for partition, reason in reasons.items()]
+        await self._run(self._file.change, sql.NOTE_BLOCKED, rows)
+
+    async def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
+        await self._run(self._file.adopt, topic, identity, starts)
 
     async def task(self, user_task_key: int) -> StoredTask | None:
         rows = await self._run(self._file.query, sql.SELECT_TASKS.format("?"), (user_task_key,))
@@ -170,6 +186,10 @@ class _File:
             changes = decide(snapshot)
             _save(connection, ids, snapshot, changes)
         return changes
+
+    def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
+        with self._transaction() as connection:
+            adopt(connection, topic, identity, starts)
 
     def prune(self, decided_before_ms: int, limit: int) -> int:
         """Prune partition by partition, each from its oldest outcome: one that stands still keeps no other."""

@@ -12,7 +12,8 @@ from worker.lifecycle import StoredTask
 from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
 from worker.stores.migrations import migrations
 from worker.stores.port import PartitionRow, StoreNotReadyError, StoreUnavailableError
-from worker.stores.rows import task_from_row
+from worker.stores.rows import partitions_from_rows, task_from_row
+from worker.stores.sqlite_sql import PARTITIONS
 
 _BUSY_TIMEOUT_S: Final = 5
 _STEPS_BETWEEN_LOOKS: Final = 10_000
@@ -22,7 +23,6 @@ _TASK: Final = (
     "SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms"
     " FROM user_tasks WHERE user_task_key = ?"
 )
-_PARTITIONS: Final = "SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = ?"
 _OUTCOMES: Final = f"SELECT {OUTCOME_COLUMNS} FROM outcomes o JOIN partitions p ON p.id = o.partition_id"  # noqa: S608 - a constant
 _OF_KEY: Final = f"{_OUTCOMES} WHERE o.command_key = ?"
 _AT: Final = f'{_OUTCOMES} WHERE p.topic = ? AND p.partition = ? AND o."offset" = ?'
@@ -49,10 +49,7 @@ class SqliteLookup:
         return task_from_row(rows[0]) if rows else None
 
     async def partitions(self, topic: str) -> Mapping[int, PartitionRow]:
-        return {
-            partition: PartitionRow(owner=owner, publisher=publisher, applied=applied, published=published)
-            for partition, owner, publisher, applied, published in await self._query(_PARTITIONS, topic)
-        }
+        return partitions_from_rows(await self._query(PARTITIONS, topic))
 
     async def outcome_of(self, command_key: bytes) -> Recorded | None:
         return _first(await self._query(_OF_KEY, command_key))

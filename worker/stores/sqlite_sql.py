@@ -2,7 +2,9 @@
 
 from typing import Final
 
-PARTITIONS: Final = "SELECT partition, owner, publisher, applied, published FROM partitions WHERE topic = ?"
+from worker.stores.rows import PARTITION_COLUMNS
+
+PARTITIONS: Final = f"SELECT {PARTITION_COLUMNS} FROM partitions WHERE topic = ?"  # noqa: S608 - a constant
 SELECT_TASKS: Final = (
     "SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms"
     " FROM user_tasks WHERE user_task_key IN ({})"
@@ -19,7 +21,9 @@ UPDATE_TASK: Final = (
     "UPDATE user_tasks SET state = ?, version = ?, variables = ?, ended_at_ms = ? WHERE user_task_key = ?"
 )
 SAVE_OUTCOME: Final = "INSERT INTO outcomes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-CLAIM_NEW: Final = "INSERT INTO partitions VALUES (NULL, ?, ?, 1, ?, NULL, NULL) ON CONFLICT DO NOTHING"
+CLAIM_NEW: Final = (
+    "INSERT INTO partitions (topic, partition, owner, publisher) VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING"
+)
 CLAIM: Final = "UPDATE partitions SET owner = owner + 1, publisher = ? WHERE topic = ? AND partition = ? AND owner = ?"
 BEGIN: Final = (
     "UPDATE partitions SET applied = ?, published = ?"
@@ -28,6 +32,8 @@ BEGIN: Final = (
 NOTE_PUBLISHED: Final = (
     "UPDATE partitions SET published = max(published, ?) WHERE topic = ? AND partition = ? AND owner = ?"
 )
+IDENTIFY: Final = "UPDATE partitions SET cluster_id = ?, topic_id = ? WHERE topic = ? AND partition = ? AND owner = ?"
+NOTE_BLOCKED: Final = "UPDATE partitions SET blocked_because = ? WHERE topic = ? AND partition = ? AND owner = ?"
 RECORDED: Final = (
     'SELECT "offset", records FROM outcomes WHERE partition_id = (SELECT id FROM partitions WHERE topic = ?'
     ' AND partition = ?) AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?'

@@ -92,6 +92,13 @@ class Metrics:
         self.commands_in_progress = self._gauge("commands_in_progress", "Commands decided and not yet published")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions assigned to this worker")
         self.consumer_paused = self._gauge("consumer_paused", "1 while consumption waits for a reason", "reason")
+        self.partition_blocked = self._gauge(
+            "partition_blocked",
+            "1 while an assigned partition is not worked off, by why",
+            "topic",
+            "partition",
+            "cause",
+        )
         self.consumer_lag = self._gauge(
             "consumer_lag", "Records that are in a partition and not yet consumed", "topic", "partition"
         )

@@ -1,0 +1,195 @@
+"""What a takeover asks of Kafka by requests of its own: fences, and final offsets behind a barrier.
+
+Each answer on which a decision stands is asked of a broker that is known to be right; see docs/exactly-once.md.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import structlog
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    StaleMetadata,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+    TxnOffsetCommitRequest,
+)
+
+from worker.asking import ask_any
+from worker.requests import StableOffsetFetch
+from worker.survey import Survey, raise_for, survey
+
+log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
+
+TRANSACTION_TIMEOUT_S: Final = 10
+"""After this the broker aborts a transaction by itself, so that listeners are not held up for longer."""
+_REQUEST_TIMEOUT_S: Final = 3
+_DEADLINE_S: Final = 2 * TRANSACTION_TIMEOUT_S
+"""Another's open transaction may have to end first, by its timeout."""
+_RETRY_S: Final = 0.05
+_MARKERS_S: Final = 0.003
+"""How long to wait for the markers of a transaction that has ended, again and again."""
+_UNSTABLE_OFFSET_COMMIT: Final = 88
+_CONCURRENT_TRANSACTIONS: Final = 51
+_FORBIDDEN: Final = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+
+
+class Coordination:
+    """Talks to coordinators. Connects at the first call; safe to use from several tasks.
+
+    Args:
+        client_options: the arguments that every aiokafka client takes.
+        group_id: the consumer group.
+
+    """
+
+    def __init__(self, client_options: Mapping[str, Any], group_id: str) -> None:
+        self._options = client_options
+        self._group_id = group_id
+        self._client: AIOKafkaClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def fence(self, transactional_id: str) -> None:
+        """End another producer and its open transaction, by InitProducerId with its own name.
+
+        When this returns, that producer's offsets are final: its last commit is applied, or never will be. Raise
+        KafkaError or TimeoutError if that is not known to be so.
+        """
+        await self._repeated(lambda client: self._init_producer_id(client, transactional_id))
+
+    async def final_offsets(self, name: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
+        """Return the group's committed offsets behind a barrier; None for a partition that has none.
+
+        To be called when whoever could commit has been fenced. A broker that acknowledges a write after that is the
+        true coordinator, so it knows the final offsets; they are read from that broker alone. The write belongs to a
+        transaction that is always aborted, of a producer of its own, whose name is `name` and used for nothing else.
+        Raise KafkaError or TimeoutError if no broker has acknowledged and answered.
+        """
+        return await self._repeated(lambda client: self._offsets_behind_barrier(client, name, topic, partitions))
+
+    async def committed(self, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
+        """Return the group's committed offsets without a barrier: they may be old. Raise as `final_offsets` does."""
+
+        async def ask(client: AIOKafkaClient) -> dict[int, int | None]:
+            node_id = await self._coordinator(client, CoordinationType.GROUP, self._group_id)
+            return await self._read(client, node_id, topic, partitions)
+
+        return await self._repeated(ask)
+
+    async def survey(self, topic: str, partitions: Collection[int]) -> Survey:
+        """Return what the brokers say of a topic. Raise KafkaError or TimeoutError if they do not agree or answer."""
+        return await self._repeated(lambda client: survey(client, topic, partitions))
+
+    async def _repeated(self, ask: Callable[[AIOKafkaClient], Coroutine[Any, Any, T]]) -> T:
+        """Ask until there is an answer: a coordinator may be moving. Raise what will not pass, or the last failure."""
+        failure: Exception = TimeoutError("a coordinator did not answer, or a transaction did not end")
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                while True:
+                    try:
+                        async with self._connected() as client:
+                            return await ask(client)
+                    except _FORBIDDEN:
+                        raise
+                    except (KafkaError, OSError) as error:
+                        log.debug("coordinator_asked_again", reason=f"{type(error).__name__}: {error}")
+                        failure = error
+                    await asyncio.sleep(_RETRY_S)
+        except TimeoutError:
+            await self.close()  # the next call finds the brokers anew, should all of them have moved
+            raise failure from None
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AIOKafkaClient]:
+        async with self._connecting:
+            if self._client is None:
+                client = AIOKafkaClient(**self._options, request_timeout_ms=_REQUEST_TIMEOUT_S * 1000)
+                try:
+                    await client.bootstrap()
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+        client = self._client
+        try:
+            yield client
+        except (KafkaError, OSError):
+            client.force_metadata_update()  # not awaited: whoever answers first is enough
+            raise
+
+    async def _coordinator(self, client: AIOKafkaClient, kind: int, key: str) -> int:
+        response = await ask_any(client, FindCoordinatorRequest(key, kind))
+        raise_for(response.error_code)
+        node_id: int = response.coordinator_id
+        return node_id
+
+    async def _init_producer_id(self, client: AIOKafkaClient, name: str) -> tuple[int, int, int]:
+        """Return producer id, epoch, and the node that gave them. Waits until a transaction in commit has ended."""
+        node_id = await self._coordinator(client, CoordinationType.TRANSACTION, name)
+        request = InitProducerIdRequest(name, TRANSACTION_TIMEOUT_S * 1000)
+        while True:
+            response = await client.send(node_id, request)
+            if response.error_code != _CONCURRENT_TRANSACTIONS:
+                raise_for(response.error_code)
+                return response.producer_id, response.producer_epoch, node_id
+            await asyncio.sleep(_MARKERS_S)
+
+    async def _offsets_behind_barrier(
+        self, client: AIOKafkaClient, name: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, int | None]:
+        producer_id, epoch, transactions_node = await self._init_producer_id(client, name)
+        producer = (name, producer_id, epoch)
+        added = await client.send(transactions_node, AddOffsetsToTxnRequest(*producer, self._group_id))
+        raise_for(added.error_code)
+        group_node = await self._coordinator(client, CoordinationType.GROUP, self._group_id)
+        offsets = [(topic, [(partition, 0, "") for partition in partitions])]
+        commit = TxnOffsetCommitRequest(name, self._group_id, producer_id, epoch, offsets)
+        acknowledged = await client.send(group_node, commit)
+        for _, codes in acknowledged.errors:
+            for _, code in codes:
+                raise_for(code)
+        ended = await client.send(transactions_node, EndTxnRequest(*producer, False))  # noqa: FBT003 - abort
+        raise_for(ended.error_code)
+        return await self._read(client, group_node, topic, partitions)
+
+    async def _read(
+        self, client: AIOKafkaClient, node_id: int, topic: str, partitions: Collection[int]
+    ) -> dict[int, int | None]:
+        """Read committed offsets from this broker and no other; an error of any kind is raised."""
+        while True:
+            response = await client.send(node_id, StableOffsetFetch(self._group_id, topic, partitions))
+            rows = [row for _, rows, _ in response.topics for row in rows]
+            codes = {response.error_code, *(row[4] for row in rows)}
+            if _UNSTABLE_OFFSET_COMMIT not in codes:
+                break
+            await asyncio.sleep(_MARKERS_S)
+        for code in codes:
+            raise_for(code)
+        read = {partition: None if offset < 0 else offset for partition, offset, *_ in rows}
+        if read.keys() != set(partitions):
+            raise StaleMetadata("an answer without the partitions that were asked for")
+        return read
