@@ -15,6 +15,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from worker.batch import Limits
+from worker.brokers import check_cluster
 from worker.consumer import CommandConsumer, Parts
 from worker.encoder import Destinations, Encoder
 from worker.exit_codes import ExitCode
@@ -23,7 +24,6 @@ from worker.kafka import (
     BrokerUnreachableError,
     TopicShape,
     TopicsNotReadyError,
-    check_cluster,
     client_options,
     rejection_bytes_max,
 )
@@ -159,9 +159,9 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     await _open_store(store, settings, health)
     try:
         async with asyncio.timeout(settings.start_timeout_s):
-            shapes = await _wait_for_cluster(settings, health)
+            address, shapes = await _wait_for_cluster(settings, health)
             await _check_partitions(settings, shapes, store)
-            consumer = await stack.enter_async_context(_consumer(settings, options))
+            consumer = await stack.enter_async_context(_consumer(settings, options | {"bootstrap_servers": address}))
     except TimeoutError:
         raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
     health.set_store_reachable(True)
@@ -251,7 +251,7 @@ async def _open_store(store: Store, settings: Settings, health: Health) -> None:
             return
 
 
-async def _wait_for_cluster(settings: Settings, health: Health) -> Mapping[str, TopicShape]:
+async def _wait_for_cluster(settings: Settings, health: Health) -> tuple[str, Mapping[str, TopicShape]]:
     told = False
     while True:
         health.tick()

@@ -27,7 +27,7 @@ from aiokafka.protocol.transaction import (
 )
 
 from worker.asking import ask_any
-from worker.requests import StableOffsetFetch
+from worker.requests import CommittedOffsets
 from worker.survey import Survey, raise_for, survey
 
 log = structlog.stdlib.get_logger(__name__)
@@ -96,7 +96,7 @@ class Coordination:
 
         async def ask(client: AIOKafkaClient) -> dict[int, int | None]:
             node_id = await self._coordinator(client, CoordinationType.GROUP, self._group_id)
-            return await self._read(client, node_id, topic, partitions)
+            return await self._read(client, node_id, CommittedOffsets(self._group_id, topic, partitions, stable=False))
 
         return await self._repeated(ask)
 
@@ -174,14 +174,12 @@ class Coordination:
                 raise_for(code)
         ended = await client.send(transactions_node, EndTxnRequest(*producer, False))  # noqa: FBT003 - abort
         raise_for(ended.error_code)
-        return await self._read(client, group_node, topic, partitions)
+        return await self._read(client, group_node, CommittedOffsets(self._group_id, topic, partitions, stable=True))
 
-    async def _read(
-        self, client: AIOKafkaClient, node_id: int, topic: str, partitions: Collection[int]
-    ) -> dict[int, int | None]:
+    async def _read(self, client: AIOKafkaClient, node_id: int, request: CommittedOffsets) -> dict[int, int | None]:
         """Read committed offsets from this broker and no other; an error of any kind is raised."""
         while True:
-            response = await client.send(node_id, StableOffsetFetch(self._group_id, topic, partitions))
+            response = await client.send(node_id, request)
             rows = [row for _, rows, _ in response.topics for row in rows]
             codes = {response.error_code, *(row[4] for row in rows)}
             if _UNSTABLE_OFFSET_COMMIT not in codes:
@@ -190,6 +188,6 @@ class Coordination:
         for code in codes:
             raise_for(code)
         read = {partition: None if offset < 0 else offset for partition, offset, *_ in rows}
-        if read.keys() != set(partitions):
+        if read.keys() != set(request.partitions):
             raise StaleMetadata("an answer without the partitions that were asked for")
         return read

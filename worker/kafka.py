@@ -13,10 +13,7 @@ from aiokafka import client
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.conn import collect_hosts, create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.helpers import create_ssl_context
-from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.settings import Settings, SettingsError
@@ -31,8 +28,7 @@ REJECTION_BYTES_MAX: Final = 512 * 1024
 DEFAULT_MAX_MESSAGE_BYTES: Final = 1_048_588
 """Kafka's own, for a topic whose configuration may not be read."""
 
-_FETCH: Final = 1
-_FETCH_MIN_VERSION_OF_4_0: Final = 4  # KIP-896: brokers from 4.0 on no longer know the versions below
+_ADMIN_REQUEST_TIMEOUT_MS: Final = 5000
 
 # The client asks for topics in a way that makes those that are missing, where the broker allows it, and has no setting
 # for that. A reply topic that its owner has deleted must stay so; the client reads this name each time.
@@ -112,25 +108,6 @@ def _ssl_context(settings: Settings) -> SSLContext:
         raise SettingsError(f"USERTASK_KAFKA_SSL_…: these are no certificates, or not their key: {error}") from None
 
 
-async def check_cluster(settings: Settings) -> Mapping[str, TopicShape]:
-    """Check broker version and topics, and give the topics' shapes by name.
-
-    Raise BrokerUnreachableError or TopicsNotReadyError.
-    """
-    try:
-        is_old = await is_below_4_0(settings)
-        if is_old and not settings.accept_at_least_once:
-            raise TopicsNotReadyError(
-                "the broker is older than 4.0, where a takeover may publish outcomes twice: upgrade it, or set"
-                " USERTASK_ACCEPT_AT_LEAST_ONCE=true"
-            )
-        shapes = await describe_topics(settings)
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}") from error
-    _check_shapes(settings, shapes)
-    return shapes
-
-
 def topic_names(settings: Settings) -> tuple[str, str, str, str]:
     """Give the names of the commands, events, rejections and dead letters topics."""
     return (
@@ -143,7 +120,7 @@ def topic_names(settings: Settings) -> tuple[str, str, str, str]:
 
 async def describe_topics(settings: Settings) -> dict[str, TopicShape]:
     """Give the shapes of the worker's topics; one that does not exist is missing."""
-    admin = AIOKafkaAdminClient(**client_options(settings))
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=_ADMIN_REQUEST_TIMEOUT_MS)
     try:
         async with asyncio.timeout(settings.start_timeout_s):
             await admin.start()
@@ -171,41 +148,8 @@ async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> di
     return limits
 
 
-async def is_below_4_0(settings: Settings) -> bool:
-    """Tell whether the broker is too old. Raise BrokerUnreachableError, which says why none answers."""
-    options = client_options(settings)
-    addresses = collect_hosts(options.pop("bootstrap_servers"))
-    failures = []
-    for host, port, _ in addresses:
-        try:
-            async with asyncio.timeout(settings.start_timeout_s / len(addresses)):
-                return await _is_below_4_0(host, port, options)
-        except (KafkaError, OSError) as error:  # TimeoutError is one
-            failures.append(f"{host}:{port}: {_why(error)}")
-    raise BrokerUnreachableError("; ".join(failures))
-
-
-async def _is_below_4_0(host: str, port: int, options: Mapping[str, Any]) -> bool:
-    """Ask over a bare connection: a client would say in its log alone why it cannot connect."""
-    connection = await create_conn(host, port, **options)
-    try:
-        await connection.send(MetadataRequest([]))  # answered only to whom the broker lets in
-        response = await connection.send(ApiVersionRequest())
-    finally:
-        await connection.close()
-    fetch = next((min_version for key, min_version, _ in response.api_versions if key == _FETCH), 0)
-    return fetch < _FETCH_MIN_VERSION_OF_4_0
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, KafkaConnectionError):
-        return f"{error}; do USERTASK_KAFKA_SECURITY_PROTOCOL and the certificate or token fit?"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
-
-
-def _check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
+def check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
+    """Raise TopicsNotReadyError unless all four topics are there and fit the settings."""
     missing = [name for name in topic_names(settings) if name not in shapes]
     if missing:
         raise TopicsNotReadyError(

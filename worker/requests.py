@@ -1,4 +1,4 @@
-"""Kafka requests in versions that aiokafka does not speak: OffsetFetch 7 (KIP-447) and Metadata 10 (KIP-516)."""
+"""Kafka requests in versions that aiokafka does not speak: OffsetFetch 7, Metadata 10, ApiVersions 4."""
 
 from collections.abc import Collection
 from io import BytesIO
@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aiokafka.protocol.abstract import AbstractType
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 _TEXT: Final = CompactString("utf-8")
@@ -66,23 +66,25 @@ class _OffsetFetchRequestV7(RequestStruct):
     )
 
 
-class StableOffsetFetch(Request[_OffsetFetchRequestV7]):
-    """Ask for committed offsets. While a transaction may still change one, the broker answers UNSTABLE_OFFSET_COMMIT.
+class CommittedOffsets(Request[_OffsetFetchRequestV7]):
+    """Ask for committed offsets (OffsetFetch).
 
-    In the answer an error of the whole request stands in `error_code`, and there are no topics then.
+    If they shall be stable, the broker answers UNSTABLE_OFFSET_COMMIT while a transaction may still change one. In the
+    answer an error of the whole request stands in `error_code`, and there are no topics then.
     """
 
     API_KEY = 9
 
-    def __init__(self, group_id: str, topic: str, partitions: Collection[int]) -> None:
+    def __init__(self, group_id: str, topic: str, partitions: Collection[int], *, stable: bool) -> None:
         self._group_id = group_id
+        self._stable = stable
         self._topic = topic
-        self._partitions = list(partitions)
+        self.partitions = list(partitions)
 
     def build(self, request_struct_class: type[_OffsetFetchRequestV7]) -> _OffsetFetchRequestV7:
         """Return the request in the version given."""
-        topics = [(self._topic, self._partitions, _NO_TAGS)]
-        return request_struct_class(self._group_id, topics, True, _NO_TAGS)  # noqa: FBT003 - the wire's order
+        topics = [(self._topic, self.partitions, _NO_TAGS)]
+        return request_struct_class(self._group_id, topics, self._stable, _NO_TAGS)
 
 
 class _MetadataResponseV10(Response):
@@ -148,3 +150,57 @@ class IdentifiedMetadata(Request[_MetadataRequestV10]):
         """Return the request in the version given."""
         flags: tuple[Any, ...] = (False, False, False)
         return request_struct_class([(UUID(int=0), self._topic, _NO_TAGS)], *flags, _NO_TAGS)
+
+
+class _ApiVersionsResponseV3(Response):
+    API_KEY = 18
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("error_code", Int16),
+        ("api_versions", CompactArray(("api_key", Int16), ("min_version", Int16), ("max_version", Int16), _TAGS)),
+        ("throttle_time_ms", Int32),
+        _TAGS,
+    )
+
+
+class _ApiVersionsRequestV3(RequestStruct):
+    API_KEY = 18
+    API_VERSION = 3
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _ApiVersionsResponseV3
+    SCHEMA = Schema(("client_software_name", _TEXT), ("client_software_version", _TEXT), _TAGS)
+
+    def parse_response_header(self, read_buffer: BytesIO | bytes) -> ResponseHeader_v0:
+        """Read the oldest header there is: a client that asks for versions may not know any other."""
+        header: ResponseHeader_v0 = ResponseHeader_v0.decode(read_buffer)
+        return header
+
+
+class _ApiVersionsResponseV4(_ApiVersionsResponseV3):
+    API_VERSION = 4
+
+
+class _ApiVersionsRequestV4(_ApiVersionsRequestV3):
+    """In the version before, a broker leaves out features whose oldest version is 0 (KAFKA-17011)."""
+
+    API_VERSION = 4
+    RESPONSE_TYPE = _ApiVersionsResponseV4
+
+
+class ApiVersions(Request[_ApiVersionsRequestV3 | _ApiVersionsRequestV4]):
+    """Ask which versions of each request a broker speaks; and for its features, see `supported_features`."""
+
+    API_KEY = 18
+
+    def build(self, request_struct_class: type[_ApiVersionsRequestV3]) -> _ApiVersionsRequestV3:
+        """Return the request in the version given."""
+        return request_struct_class("user-task-worker", "1", _NO_TAGS)
+
+
+_FEATURES: Final = CompactArray(("name", _TEXT), ("min_version", Int16), ("max_version", Int16), _TAGS)
+
+
+def supported_features(tags: dict[int, bytes]) -> frozenset[str]:
+    """Return the names of the features that a broker knows (KIP-584), from the tags of its answer."""
+    features = _FEATURES.decode(BytesIO(tags[0])) if 0 in tags else None
+    return frozenset(name for name, *_ in features or ())

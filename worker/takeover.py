@@ -99,7 +99,7 @@ class Takeover:
             partition: Held(owner=owners[partition], applied=start.apply, published=start.apply)
             for partition, start in starts.items()
         }
-        noted = {number: found[number].row.published or start.replay for number, start in starts.items()}
+        noted = {number: _published(found[number].row, start) for number, start in starts.items()}
         positions = {number: max(start.apply, _beginning(found[number])) for number, start in starts.items()}
         return Taken(publisher=publisher, held=held, noted=noted, positions=positions, blocked=blocked)
 
@@ -184,3 +184,8 @@ class Takeover:
 
 def _beginning(found: Found) -> int:
     return 0 if found.extent is None else found.extent.beginning
+
+
+def _published(row: PartitionRow, start: Start) -> int:
+    """Return what the store believes to be published; what has just begun begins with all published."""
+    return start.replay if row.published is None else row.published

@@ -1,14 +1,18 @@
 """What does not fit together is detected, refused and explained: backups, wrong stores, new topics, lost offsets."""
 
+import json
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.chaos.judge import Load, await_committed, judge, outcomes
-from tests.integration.harness import PARTITIONS, Worker, environment, make_topics
+from tests.integration.harness import PARTITIONS, Worker, create_topics, environment, make_topics, run_cli
+from worker.embedded import EmbeddedKafka
 
 DEADLINE_S = 60
 
@@ -131,6 +135,83 @@ def test_a_topic_recreated_together_with_its_group_is_refused(bench):
     assert_refused("topic_recreated", bench.env, bench.folder)
 
 
+def test_a_recreated_topic_that_is_longer_than_the_one_before_is_refused_and_adopted_when_somebody_says_so(bench):
+    bench.work_off(20)
+    bench.recreate_commands()
+    already_sent = len(bench.load.sent)
+    bench.send(40)
+
+    assert_refused("topic_recreated", bench.env, bench.folder)
+    planned = run_cli("store", "adopt-topic", "--dry-run", env=bench.env, cwd=bench.folder)
+    assert_refused("topic_recreated", bench.env, bench.folder)
+    adopted = run_cli("store", "adopt-topic", env=bench.env, cwd=bench.folder)
+
+    assert planned.returncode == adopted.returncode == 0, adopted.stderr
+    assert planned.stdout == adopted.stdout
+    lines = [json.loads(line) for line in adopted.stdout.splitlines()]
+    assert [line["partition"] for line in lines] == list(range(PARTITIONS))
+    assert {(line["start"], line["unpublished"]) for line in lines} == {(0, 0)}
+    assert already_sent < len(bench.load.sent)
+    bench.work_off(20)
+    assert bench.verdict().is_clean
+    assert run_cli("store", "adopt-topic", env=bench.env, cwd=bench.folder).stdout == ""
+
+
+def test_another_cluster_under_the_old_store_is_refused_though_its_offsets_fit(bench):
+    bench.work_off(20)
+    with EmbeddedKafka() as other:
+        elsewhere = Bench(other.bootstrap_servers, bench.folder)
+        names = {name: value for name, value in bench.env.items() if not name.endswith("BOOTSTRAP_SERVERS")}
+        env = elsewhere.env | names
+        create_topics(
+            other.bootstrap_servers,
+            *(NewTopic(name, PARTITIONS, 1) for name in vars(bench.topics).values() if not name.endswith("dlq")),
+            NewTopic(bench.topics.dead_letters, PARTITIONS, 1, config={"max.message.bytes": "2000000"}),
+        )
+        load = Load(other.bootstrap_servers, bench.topics.commands, commands_per_s=1)
+        load.burst(40)
+        assert load._producer.flush(30) == 0
+
+        assert_refused("another_cluster", env, bench.folder)
+
+
+def test_an_idle_worker_that_was_killed_and_started_again_notes_what_is_published(bench):
+    with Worker(bench.env, bench.folder) as worker:
+        bench.send(20)
+        await_committed(bench.bootstrap_servers, bench.topics.commands, bench.group, DEADLINE_S)
+        worker.kill()
+    with Worker(bench.env, bench.folder) as worker:
+        await_noted(bench)
+        worker.kill()
+    await_group_gone(bench)
+
+    log = bench.work_off(20)
+
+    assert bench.verdict().is_clean
+    assert "committed_offset_missing" in log
+
+
+def await_noted(bench) -> None:
+    """Wait until the store knows of all that it has applied that it is published."""
+    deadline = time.monotonic() + DEADLINE_S
+    with closing(sqlite3.connect(f"file:{bench.store}?mode=ro", uri=True)) as store:
+        while store.execute("SELECT count(*) FROM partitions WHERE published < applied").fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def await_group_gone(bench) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            bench.delete_group()
+        except KafkaException:  # the killed member's session has not ended yet
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        else:
+            return
+
+
 def test_a_topic_with_fewer_partitions_than_the_store_has_seen_ends_the_start_with_4(bench):
     bench.work_off(20)
     bench.recreate_commands(partitions=1)
@@ -157,14 +238,7 @@ def test_offsets_that_expired_after_a_crash_double_at_most_what_was_not_noted_an
         bench.send(20)
         await_committed(bench.bootstrap_servers, bench.topics.commands, bench.group, DEADLINE_S)
         worker.kill()
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            bench.delete_group()
-        except KafkaException:  # the killed member's session has not ended yet
-            assert time.monotonic() < deadline
-        else:
-            break
+    await_group_gone(bench)
 
     log = bench.work_off(20)
 

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import typer
-from aiokafka.errors import KafkaError
 
-from worker.cli.clients import reach
+from worker.cli.clients import coordinating, reach
 from worker.cli.endings import perform
 from worker.cli.store import make_store, within
 from worker.cli.tables import for_people, print_table
-from worker.coordination import Coordination
 from worker.exit_codes import ExitCode
-from worker.kafka import BrokerUnreachableError, client_options
+from worker.kafka import BrokerUnreachableError
 from worker.settings import Settings
 from worker.starting import is_confirmed
 from worker.stores.port import PartitionRow
@@ -51,14 +49,9 @@ async def _adopt(settings: Settings, *, dry_run: bool, as_json: bool) -> ExitCod
 
 
 async def _ask_kafka(settings: Settings, partitions: range) -> tuple[Survey, Mapping[int, int | None]]:
-    coordination = Coordination(client_options(settings), settings.group_id)
-    try:
+    async with coordinating(settings) as coordination:
         survey = await coordination.survey(settings.commands_topic, partitions)
         committed = await coordination.committed(settings.commands_topic, partitions)
-    except (KafkaError, OSError) as error:
-        raise BrokerUnreachableError(f"{type(error).__name__}: {error}") from error
-    finally:
-        await coordination.close()
     if missing := sorted(set(partitions) - survey.extents.keys()):
         raise BrokerUnreachableError(f"partitions without a leader that answers: {missing}")
     return survey, committed

@@ -7,6 +7,7 @@ from typing import Final
 import typer
 from aiokafka.errors import KafkaError
 
+from worker.brokers import Answer, first_answer
 from worker.cli.clients import administering
 from worker.cli.configuration import changed_settings, effective_settings
 from worker.cli.endings import perform
@@ -15,7 +16,7 @@ from worker.cli.rights import try_rights
 from worker.cli.tables import for_people, print_table
 from worker.cli.topic_checks import ClusterFacts, Finding, bad, check_limits, check_topics, good, read_facts
 from worker.exit_codes import ExitCode
-from worker.kafka import BrokerUnreachableError, is_below_4_0, topic_names
+from worker.kafka import BrokerUnreachableError, topic_names
 from worker.settings import Settings
 from worker.stores.lookup import Lookup
 from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError
@@ -61,7 +62,7 @@ def _settings(settings: Settings) -> Finding:
 async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding]]:
     skipped = [Finding(name, "skipped", "the broker does not answer") for name in _WITHOUT_BROKER]
     try:
-        is_old = await is_below_4_0(settings)  # first: it can say why no broker answers
+        answer = await first_answer(settings)  # first: it can say why no broker answers
         async with administering(settings) as admin:
             facts = await read_facts(admin, settings)
     except BrokerUnreachableError as error:
@@ -69,15 +70,15 @@ async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding
     except (KafkaError, OSError) as error:
         words = f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}"
         return None, [bad("broker", words, is_unreachable=True), *skipped]
-    return facts, [good("broker", f"{settings.kafka_bootstrap_servers} answers"), _version(settings, is_old=is_old)]
+    return facts, [good("broker", f"{answer.address} answers"), _version(settings, answer)]
 
 
-def _version(settings: Settings, *, is_old: bool) -> Finding:
-    if not is_old:
+def _version(settings: Settings, answer: Answer) -> Finding:
+    if answer.lacks is None:
         return good("broker version", "4.0 or newer")
-    if settings.accept_at_least_once:
-        return good("broker version", "older than 4.0, accepted: a takeover may publish outcomes twice")
-    return bad("broker version", "older than 4.0; upgrade it, or set USERTASK_ACCEPT_AT_LEAST_ONCE=true")
+    if settings.accept_at_least_once and not answer.is_too_old:
+        return good("broker version", f"{answer.lacks}; accepted by USERTASK_ACCEPT_AT_LEAST_ONCE")
+    return bad("broker version", f"{answer.lacks}; upgrade it, or set USERTASK_ACCEPT_AT_LEAST_ONCE=true")
 
 
 async def _store(settings: Settings, facts: ClusterFacts | None) -> Finding:

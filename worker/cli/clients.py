@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from worker.coordination import Coordination
 from worker.kafka import BrokerUnreachableError, TopicShape, TopicsNotReadyError, client_options, describe_topics
 from worker.settings import Settings
 
@@ -74,16 +75,13 @@ async def reading(
     topics: Mapping[str, TopicShape],
     *,
     from_beginning: bool = False,
-    group_id: str | None = None,
 ) -> AsyncIterator[Reader]:
     """Give a `read_committed` reader of all partitions that joins no group and starts here and now.
 
-    Given a group id, it can be asked for what that group has committed. Raise BrokerUnreachableError. Later outages
-    are waited out.
+    Raise BrokerUnreachableError. Later outages are waited out.
     """
     reader = AIOKafkaConsumer(
         **client_options(settings),
-        group_id=group_id,
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -107,6 +105,18 @@ async def administering(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient
         yield admin
     finally:
         await admin.close()
+
+
+@asynccontextmanager
+async def coordinating(settings: Settings) -> AsyncIterator[Coordination]:
+    """Give what can be asked for the group's committed offsets and the topic's id. Raise BrokerUnreachableError."""
+    coordination = Coordination(client_options(settings), settings.group_id)
+    try:
+        yield coordination
+    except (KafkaError, OSError) as error:
+        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}") from error
+    finally:
+        await coordination.close()
 
 
 async def _in_time(starting: Awaitable[None], settings: Settings) -> None:

@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 
-from worker.cli.clients import administering, reach, reading
+from worker.cli.clients import administering, coordinating, reach, reading
 from worker.cli.endings import perform
 from worker.cli.looking import looking
 from worker.cli.tables import for_people, print_table
@@ -79,12 +79,13 @@ async def _print_lag(settings: Settings, *, as_json: bool) -> ExitCode:
 async def _offsets(settings: Settings, shape: TopicShape) -> dict[int, Offsets]:
     topic = settings.commands_topic
     partitions = [TopicPartition(topic, number) for number in range(shape.partitions)]
-    async with reading(settings, {topic: shape}, group_id=settings.group_id) as reader:
+    async with reading(settings, {topic: shape}) as reader, coordinating(settings) as coordination:
         beginnings = await reader.beginning_offsets(partitions)
-        committed = {one: await reader.committed(one) for one in partitions}
+        committed = await coordination.committed(topic, range(shape.partitions))
         ends = await reader.end_offsets(partitions)
     return {
-        one.partition: Offsets(beginning=beginnings[one], end=ends[one], committed=committed[one]) for one in partitions
+        one.partition: Offsets(beginning=beginnings[one], end=ends[one], committed=committed[one.partition])
+        for one in partitions
     }
 
 

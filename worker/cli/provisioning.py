@@ -10,6 +10,7 @@ import typer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from worker.brokers import check_cluster
 from worker.cli.clients import administering, reach
 from worker.cli.endings import perform
 from worker.exit_codes import ExitCode
@@ -18,7 +19,6 @@ from worker.kafka import (
     RECORD_OVERHEAD_BYTES,
     TopicShape,
     TopicsNotReadyError,
-    check_cluster,
     rejection_bytes_max,
     topic_names,
 )
