@@ -134,11 +134,12 @@ def end_with_parent(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]
 
 def _broker_answers(port: int) -> bool:
     """Ask for Metadata (version 1, no topics): the broker lists itself once it is registered and unfenced."""
-    request = struct.pack(">hhihi", 3, 1, 1, -1, 0)
-    with suppress(OSError, struct.error), socket.create_connection((HOST, port), timeout=2) as connection:
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        _size, _correlation_id, brokers = struct.unpack(">iii", connection.recv(12, socket.MSG_WAITALL))
-        return bool(brokers)
+    request = struct.pack(">ihhihi", 14, 3, 1, 1, -1, 0)
+    itself = struct.pack(">h", len(HOST)) + HOST.encode() + struct.pack(">i", port)  # one of several lists others, too
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=2) as connection:
+        connection.sendall(request)
+        size_bytes = connection.recv(4, socket.MSG_WAITALL)
+        return itself in connection.recv(int.from_bytes(size_bytes), socket.MSG_WAITALL)
     return False
 
 
@@ -168,6 +169,7 @@ class EmbeddedKafka:
         self._progress = progress or (lambda _: None)
         self._overrides = overrides or {}
         self._java = java
+        self._cluster_id = secrets.token_urlsafe(16)  # may begin with a dash, as no option's value may without a "="
         self._jars: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -231,8 +233,7 @@ class EmbeddedKafka:
             self._format()
 
     def _format(self) -> None:
-        cluster_id = secrets.token_urlsafe(16)  # may begin with a dash, hence "=" lest it be taken for an option
-        words = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", f"--config={SETTINGS}")
+        words = ("kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}", f"--config={SETTINGS}")
         code = self._spawn("-XX:TieredStopAtLevel=1", *words).wait()
         self.kill()
         if code != 0:
