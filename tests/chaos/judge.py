@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,31 +18,52 @@ FIRST_KEY = 2251799813685249
 SENT_PER_TASK = 5
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A command, and what has to become of it: exactly one record of this type."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to send, and what has to become of it: exactly one record of this type."""
 
     command_id: str
     key: str
     headers: list[tuple[str, bytes | None]]
     value: bytes
     expected: str
-    sent_s: float = field(default_factory=time.time)
 
 
-def story(key: str) -> Iterator[Sent]:
+@dataclass(slots=True)
+class Sent:
+    """What is remembered of a command that was sent: little, for there may be a million."""
+
+    command_id: str
+    expected: str
+    sent_s: float
+    arrived_s: float | None = None
+    """When the broker said that it has the command."""
+
+
+def story(key: str) -> Iterator[Command]:
     """Create, complete, complete under the same id again, and two more that come too late."""
     create, complete, late, later = (str(uuid.uuid4()) for _ in range(4))
     body = json.dumps({"userTaskKey": key, "action": "approve", "variables": {"approved": True}}).encode()
-    yield _sent(create, key, CREATE, json.dumps({"userTaskKey": key, "assignee": "ann"}).encode(), CREATED)
-    yield _sent(complete, key, COMPLETE, body, COMPLETED)
-    yield _sent(complete, key, COMPLETE, body, COMPLETED)
-    yield _sent(late, key, COMPLETE, body, REJECTED)
-    yield _sent(later, key, COMPLETE, body, REJECTED)
+    yield _command(create, key, CREATE, json.dumps({"userTaskKey": key, "assignee": "ann"}).encode(), CREATED)
+    yield _command(complete, key, COMPLETE, body, COMPLETED)
+    yield _command(complete, key, COMPLETE, body, COMPLETED)
+    yield _command(late, key, COMPLETE, body, REJECTED)
+    yield _command(later, key, COMPLETE, body, REJECTED)
 
 
-def _sent(command_id: str, key: str, kind: str, value: bytes, expected: str) -> Sent:
-    return Sent(command_id, key, cloud_event(kind, command_id), value, expected)
+def _command(command_id: str, key: str, kind: str, value: bytes, expected: str) -> Command:
+    return Command(command_id, key, cloud_event(kind, command_id), value, expected)
+
+
+PATIENT = {
+    "enable.idempotence": True,
+    "message.timeout.ms": 0,  # a command is never given up, however long the brokers are away
+    "request.timeout.ms": 5000,
+    "socket.timeout.ms": 10_000,
+    "reconnect.backoff.max.ms": 1000,
+    "log_level": 0,
+}
+"""Settings of a producer whom no fault of a broker may cost a record."""
 
 
 class Load:
@@ -59,8 +80,9 @@ class Load:
         self._lock = threading.Lock()
         self._pause_s = 10 * SENT_PER_TASK / commands_per_s
         self._next_key = first_key
-        self._producer = Producer({"bootstrap.servers": bootstrap_servers, "enable.idempotence": True})
+        self._producer = Producer({"bootstrap.servers": bootstrap_servers} | PATIENT)
         self._stopped = threading.Event()
+        self._failures: list[object] = []
         self._thread = threading.Thread(target=self._send, daemon=True)
 
     def __enter__(self) -> Self:
@@ -70,22 +92,36 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def stop(self) -> None:
+    def stop(self, deadline_s: float = 60) -> None:
         """Stop sending; every command sent is on the broker when this returns."""
         self._stopped.set()
         self._thread.join(60)
-        assert self._producer.flush(60) == 0
+        self._flush(deadline_s)
 
     def _send(self) -> None:
-        while not self._stopped.wait(self._pause_s):
-            if self._running.is_set():
-                self.burst(10)
+        try:
+            while not self._stopped.is_set():
+                if self._running.is_set():
+                    self.burst(10)
+                self._poll(self._pause_s)
+        except Exception as error:  # noqa: BLE001 - told by the thread that stops the load
+            self._failures.append(error)
+
+    def _poll(self, for_s: float) -> None:
+        """Wait, and hear meanwhile what has arrived when."""
+        until = time.monotonic() + for_s
+        while (left_s := until - time.monotonic()) > 0 and not self._stopped.is_set():
+            self._producer.poll(min(left_s, 0.1))
+
+    def _flush(self, deadline_s: float = 60) -> None:
+        assert self._producer.flush(deadline_s) == 0, "the brokers have not taken all commands"
+        assert not self._failures, self._failures[:3]
 
     def pause_until_committed(self, group: str, deadline_s: float = 60) -> None:
         """Send nothing until the group has caught up; then go on."""
         self._running.clear()
         with self._lock:
-            assert self._producer.flush(60) == 0
+            self._flush()
         await_committed(self._bootstrap_servers, self._topic, group, deadline_s)
         self._running.set()
 
@@ -102,14 +138,23 @@ class Load:
                 self._produce(command)
         self._producer.poll(0)
 
-    def _produce(self, command: Sent) -> None:
+    def _produce(self, command: Command) -> None:
+        sent = Sent(command.command_id, command.expected, time.time())
+
+        def delivered(error: KafkaError | None, _: object) -> None:
+            sent.arrived_s = time.time()
+            if error is not None:
+                self._failures.append(error)
+
         while True:
             try:
-                self._producer.produce(self._topic, command.value, command.key.encode(), headers=command.headers)
+                self._producer.produce(
+                    self._topic, command.value, command.key.encode(), headers=command.headers, on_delivery=delivered
+                )
             except BufferError:
                 self._producer.poll(0.5)
             else:
-                self.sent.append(command)
+                self.sent.append(sent)
                 return
 
 
@@ -141,7 +186,13 @@ class Outcome:
 
 def outcomes(bootstrap_servers: str, topics: TopicNames) -> list[Outcome]:
     """Read everything that is visible on the outcome topics, in the order of each partition."""
-    return [outcome for topic in (topics.events, topics.rejections) for outcome in _read(bootstrap_servers, topic)]
+    return list(each_outcome(bootstrap_servers, topics))
+
+
+def each_outcome(bootstrap_servers: str, topics: TopicNames) -> Iterator[Outcome]:
+    """Read the same one by one: there may be a million."""
+    for topic in (topics.events, topics.rejections):
+        yield from _read(bootstrap_servers, topic)
 
 
 def _read(bootstrap_servers: str, topic: str) -> Iterator[Outcome]:
@@ -169,27 +220,26 @@ def _read(bootstrap_servers: str, topic: str) -> Iterator[Outcome]:
                 open_partitions.discard(message.partition())
 
 
-def judge(sent: Iterable[Sent], seen: Iterable[Outcome]) -> Verdict:
+def judge(sent: Iterable[Command | Sent], seen: Iterable[Outcome]) -> Verdict:
     """Compare what was sent with what was seen: one outcome per command id, the right one, in order per key."""
-    expected = {command.command_id: command for command in sent}
+    expected = {command.command_id: command.expected for command in sent}
     steps = {command_id: number for number, command_id in enumerate(expected)}
-    found: dict[str, list[Outcome]] = defaultdict(list)
+    found: Counter[str] = Counter()
+    wrong: dict[str, None] = {}
     last_step: dict[tuple[str, str], int] = defaultdict(lambda: -1)
     verdict = Verdict()
     for outcome in seen:
         verdict.seen += 1
-        found[outcome.command_id].append(outcome)
+        found[outcome.command_id] += 1
+        if expected.get(outcome.command_id) != outcome.kind:
+            wrong[outcome.command_id] = None
         step = steps.get(outcome.command_id, -1)
         if step <= last_step[outcome.topic, outcome.key]:
             verdict.out_of_order.append(outcome.command_id)
         last_step[outcome.topic, outcome.key] = step
     verdict.lost = [command_id for command_id in expected if command_id not in found]
-    verdict.doubled = [command_id for command_id, several in found.items() if len(several) > 1]
-    verdict.wrong = [
-        command_id
-        for command_id, several in found.items()
-        if command_id not in expected or {one.kind for one in several} != {expected[command_id].expected}
-    ]
+    verdict.doubled = [command_id for command_id, times in found.items() if times > 1]
+    verdict.wrong = list(wrong)
     return verdict
 
 

@@ -2,53 +2,19 @@
 
 import threading
 import time
-import uuid
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import pytest
-from confluent_kafka import Consumer
 
 from tests.chaos.fleet import ChaosWorker, database
 from tests.chaos.judge import Load, await_committed, judge, outcomes
+from tests.chaos.waits import Listener
 from tests.integration.harness import environment, make_topics
 
 SESSION_TIMEOUT_S = 6
 SLACK_S = 2
 WORKERS = 3
 LONGEST_GAP_S = 3
-
-
-class Listener:
-    """Reads the outcome topics live, and notes when each command's outcome came in."""
-
-    def __init__(self, bootstrap_servers, topics) -> None:
-        self.arrived_s: dict[str, float] = {}
-        self._topics = [topics.events, topics.rejections]
-        self._settings = {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": f"listener-{uuid.uuid4()}",
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-        }
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join(30)
-
-    def _listen(self) -> None:
-        with closing(Consumer(self._settings)) as consumer:
-            consumer.subscribe(self._topics)
-            while not self._stopped.is_set():
-                message = consumer.poll(0.1)
-                if message is not None and message.error() is None:
-                    command_id = dict(message.headers())["ce_causationid"].decode()
-                    self.arrived_s.setdefault(command_id, time.time())
 
 
 @pytest.mark.timeout(300)
@@ -63,7 +29,7 @@ def test_no_listener_waits_longer_when_one_of_three_workers_is_ended_by(how, lon
         workers = [stack.enter_context(ChaosWorker(env, tmp_path)) for _ in range(WORKERS)]
         for worker in workers:
             worker.await_ready()
-        listener = stack.enter_context(Listener(kafka.bootstrap_servers, topics))
+        listener = stack.enter_context(Listener(kafka.bootstrap_servers, (topics.events, topics.rejections)))
         load = stack.enter_context(Load(kafka.bootstrap_servers, topics.commands, commands_per_s=200))
         threading.Event().wait(3)
         getattr(workers[0], how)()
@@ -81,7 +47,7 @@ def test_workers_rolled_one_by_one_under_load_end_well_and_keep_no_listener_wait
         old = [stack.enter_context(ChaosWorker(env, tmp_path)) for _ in range(WORKERS)]
         for worker in old:
             worker.await_ready()
-        listener = stack.enter_context(Listener(kafka.bootstrap_servers, topics))
+        listener = stack.enter_context(Listener(kafka.bootstrap_servers, (topics.events, topics.rejections)))
         load = stack.enter_context(Load(kafka.bootstrap_servers, topics.commands, commands_per_s=200))
         threading.Event().wait(3)
         for worker in old:  # as a deployment with maxSurge 0 does it: one ends, one starts, and so on

@@ -12,13 +12,12 @@ SEED = 20261123
 
 @pytest.mark.timeout(600)
 def test_a_short_soak_of_three_workers_and_ten_faults(kafka, postgres, tmp_path):
-    verdict, storm, sent = soak.run(
-        kafka.bootstrap_servers, database(postgres.url), tmp_path, commands=10_000, workers=3, faults=10, seed=SEED
-    )
+    plan = soak.Plan(commands=10_000, workers=3, faults=10, seed=SEED)
+    result = soak.run(kafka.bootstrap_servers, database(postgres.url), tmp_path, plan)
 
-    assert not storm.failures, storm.failures
-    assert verdict.is_clean, verdict
-    assert sent >= 10_000
+    assert not result.storm.failures, result.storm.failures
+    assert result.verdict.is_clean, result.verdict
+    assert result.sent >= 10_000
 
 
 @pytest.mark.timeout(600)

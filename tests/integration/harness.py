@@ -201,14 +201,14 @@ def free_port() -> int:
 
 
 def make_topics(bootstrap_servers: str, **dead_letter_config: str) -> Topics:
-    """Make the four topics anew, with three partitions each."""
+    """Make the four topics anew, with three partitions each, and as many replicas as the broker's default."""
     base = f"t{uuid.uuid4().hex[:12]}.user-task"
     topics = Topics(f"{base}.commands", f"{base}.events", f"{base}.rejections", f"{base}.commands.dlq")
     config = {"max.message.bytes": str(DEAD_LETTER_MAX_BYTES)} | dead_letter_config
     create_topics(
         bootstrap_servers,
-        *(NewTopic(name, PARTITIONS, 1) for name in (topics.commands, topics.events, topics.rejections)),
-        NewTopic(topics.dead_letters, PARTITIONS, 1, config=config),
+        *(NewTopic(name, PARTITIONS) for name in (topics.commands, topics.events, topics.rejections)),
+        NewTopic(topics.dead_letters, PARTITIONS, config=config),
     )
     return topics
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
-from tests.chaos.judge import Sent, await_committed, judge, outcomes, story
+from tests.chaos.judge import Command, await_committed, judge, outcomes, story
 from tests.integration.harness import (
     DEAD_LETTER_MAX_BYTES,
     PARTITIONS,
@@ -38,11 +38,11 @@ def single_partition_topics(bootstrap_servers: str) -> Topics:
     return topics
 
 
-def mixed_commands() -> list[Sent]:
+def mixed_commands() -> list[Command]:
     """Return 1,000 commands: five a task, a duplicate among them; and 50 bad ones."""
     commands = [command for number in range(TASKS) for command in story(str(1000 + number))]
     bad = [
-        Sent(command_id, "1", cloud_event(command_id=command_id), value, REJECTED)
+        Command(command_id, "1", cloud_event(command_id=command_id), value, REJECTED)
         for value in (b'{"varaibles":{}}', b'{"userTaskKey":"404"}') * 25
         for command_id in [fresh_id()]
     ]
