@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +24,15 @@ class Blocked:
         return f"{self.cause}: {self.reason}"
 
 
+_LOOK_S: Final = 10
+"""How often it is asked whether the topic is still the same, also if nothing is blocked."""
+
+
 class BlockedPartitions:
     """The blocked ones among a worker's partitions, which are looked at again beside the work.
 
     Args:
-        has_changed: looks at some of them; whether a takeover would find one otherwise.
+        has_changed: looks at some of them, perhaps none; whether a takeover would find anything otherwise.
         clock: seconds that never go back.
 
     """
@@ -42,6 +46,7 @@ class BlockedPartitions:
         self._clock = clock
         self._blocked: dict[int, Blocked] = {}
         self._due_at_s: dict[int, float] = {}
+        self._look_due_at_s = 0.0
         self._look: asyncio.Task[bool] | None = None
 
     def set(self, blocked: Mapping[int, Blocked]) -> None:
@@ -50,10 +55,11 @@ class BlockedPartitions:
         self._blocked = dict(blocked)
         self._put_off(blocked)
 
-    def may_go_on(self) -> bool:
-        """Return whether a takeover might help one of them now; begin the next look if one is due."""
+    def need_takeover(self) -> bool:
+        """Return whether a takeover might find something otherwise now; begin the next look if one is due."""
         look, self._look = self._look, None
-        if look is None and (due := self._due()):
+        due = self._due()
+        if look is None and (due or self._look_due_at_s <= self._clock()):
             self._put_off(due)
             self._look = asyncio.create_task(self._has_changed(due), name="look")
         elif look is not None and not look.done():
@@ -73,4 +79,5 @@ class BlockedPartitions:
         return {number: one for number, one in self._blocked.items() if self._due_at_s[number] <= now_s}
 
     def _put_off(self, partitions: Mapping[int, Blocked]) -> None:
+        self._look_due_at_s = self._clock() + _LOOK_S
         self._due_at_s |= {partition: self._clock() + one.retry_s for partition, one in partitions.items()}

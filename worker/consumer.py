@@ -23,7 +23,7 @@ from worker.prober import Prober
 from worker.processor import Processor
 from worker.publisher import PublishError
 from worker.reporting import Reporter
-from worker.session import Session, SessionLostError, UnblockedError
+from worker.session import RetakeError, Session, SessionLostError
 from worker.stopping import unless_stopped
 from worker.stores.port import Store, StoreError, StoreFencedError
 from worker.takeover import Taken, Takeover
@@ -219,8 +219,8 @@ class CommandConsumer(ConsumerRebalanceListener):
         elif session.idle and self._parts.prober.is_due:
             await self._note_published(session)
             await self._parts.prober.probe()
-        if self._blocked.may_go_on():
-            raise UnblockedError("a blocked partition may go on")
+        if self._blocked.need_takeover():
+            raise RetakeError("a partition may be found otherwise than before")
         if session is self._session:  # or it was lost meanwhile, and its series are gone
             self._parts.reporter.stands(session.held, self._end_of)
 
@@ -298,7 +298,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             return
         self._session = None
         self._pause()
-        is_wanted = isinstance(error, UnblockedError) or (session.spent and isinstance(error, SessionLostError))
+        is_wanted = isinstance(error, RetakeError) or (session.spent and isinstance(error, SessionLostError))
         fenced_by = "store" if isinstance(error, StoreFencedError) else "kafka" if session.fenced else None
         await session.close()
         self._parts.reporter.lost(session.held, fenced_by)

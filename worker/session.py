@@ -32,8 +32,8 @@ class SessionLostError(Exception):
     """The session's producer failed or was fenced: everything has to be taken over anew."""
 
 
-class UnblockedError(SessionLostError):
-    """Nothing is wrong with the session, but a takeover anew may let a blocked partition go on."""
+class RetakeError(SessionLostError):
+    """Nothing is wrong with the session, but a takeover anew may find a partition otherwise than before."""
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from worker.blocked import Blocked
 from worker.publisher import Publisher, Publishers
 from worker.session import Decided, Held, Outgoing
 from worker.starting import Found, Start, find_start
-from worker.stores.port import PartitionRow, Store
+from worker.stores.port import PartitionRow, Store, TopicIdentity
 from worker.survey import Extent
 from worker.telemetry.tracing import Tracing
 
@@ -52,6 +52,8 @@ class Takeover:
         self._publishers = publishers
         self._tracing = tracing
         self._behind_since_s: dict[int, float] = {}
+        self._identity: TopicIdentity | None = None
+        """As the last takeover found it."""
 
     async def run(self, partitions: Collection[int]) -> Taken:
         """Take these partitions over. Whatever is raised, nothing has to be undone: the next attempt starts afresh."""
@@ -75,11 +77,16 @@ class Takeover:
         return won
 
     async def has_changed(self, blocked: Mapping[int, Blocked]) -> bool:
-        """Look at blocked partitions again: whether a takeover would find one of them otherwise. Changes nothing."""
+        """Return whether a takeover would find one of these otherwise now, or another topic. Changes nothing."""
+        if not blocked:
+            topic = await self._publishers.coordination.survey(self._topic, ())
+            return topic.identity != self._identity
         committed = await self._publishers.coordination.committed(self._topic, blocked)
         found = await self._find(blocked, committed)
-        now = {partition: find_start(one) for partition, one in found.items()}
-        return any(isinstance(one, Start) or one.cause != blocked[number].cause for number, one in now.items())
+        starts = {partition: find_start(one) for partition, one in found.items()}
+        return any(one.identity != self._identity for one in found.values()) or any(
+            isinstance(start, Start) or start.cause != blocked[partition].cause for partition, start in starts.items()
+        )
 
     async def _start(self, publisher: Publisher, owners: Mapping[int, int]) -> Taken:
         committed = await self._publishers.final_offsets(publisher.transactional_id, self._topic, owners)
@@ -93,6 +100,7 @@ class Takeover:
                 case Start() as start:
                     starts[partition] = start
                     await self._begin(partition, owners[partition], found[partition], start)
+            self._identity = found[partition].identity
         await self._note(owners, found, starts, blocked)
         await self._replay(publisher, starts, committed)
         held = {

@@ -157,6 +157,17 @@ def test_a_recreated_topic_that_is_longer_than_the_one_before_is_refused_and_ado
     assert run_cli("store", "adopt-topic", env=bench.env, cwd=bench.folder).stdout == ""
 
 
+def test_a_topic_that_is_recreated_under_a_running_worker_is_refused_as_soon_as_it_is_seen(bench):
+    with Worker(bench.env, bench.folder) as worker:
+        bench.send(2)
+        await_committed(bench.bootstrap_servers, bench.topics.commands, bench.group, DEADLINE_S)
+        bench.recreate_commands()
+        bench.send(40)
+
+        await_words('"cause": "topic_recreated"', worker)
+        assert worker.terminate() == 0, worker.stderr()
+
+
 def test_another_cluster_under_the_old_store_is_refused_though_its_offsets_fit(bench):
     bench.work_off(20)
     with EmbeddedKafka() as other:

@@ -98,7 +98,7 @@ async def test_blocked_partitions_are_looked_at_again_when_their_time_has_come()
     async def went_on() -> bool:
         answers = []
         for _ in range(3):
-            answers.append(blocked.may_go_on())
+            answers.append(blocked.need_takeover())
             await asyncio.sleep(0)
         return any(answers)
 
@@ -111,6 +111,9 @@ async def test_blocked_partitions_are_looked_at_again_when_their_time_has_come()
     assert await went_on()
     assert looks == [{1: soon}, {1: soon, 2: later}]
     blocked.set({})
-    now_s = 1000.0
+    now_s = 139.0
     assert not await went_on()
     assert len(looks) == 2
+    now_s = 140.0
+    assert not await went_on()
+    assert looks[2:] == [{}], "whether the topic is still the same is asked also if nothing is blocked"
