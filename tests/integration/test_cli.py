@@ -164,6 +164,16 @@ def test_commands_go_where_other_clients_send_the_same_key(kafka, topics, alone)
     assert len(partitions) == len(keys)
 
 
+@pytest.mark.parametrize(
+    ("given", "key"), [("007", "7"), ("-0", "0"), ("0" * 24 + "5", "5"), ("+7", "+7"), (" 7", " 7")]
+)
+def test_the_record_key_is_written_as_the_worker_writes_it_if_it_is_one(kafka, topics, alone, given, key):
+    for verb in ("complete", "create", "cancel"):
+        assert alone(verb, "--", given).returncode == 0
+    commands = commands_in(kafka.bootstrap_servers, topics.commands)
+    assert [(command.key, command.body["userTaskKey"]) for command in commands] == [(key.encode(), given)] * 3
+
+
 # Wrong usage: 2
 
 

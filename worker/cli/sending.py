@@ -13,6 +13,7 @@ import typer
 
 from schemas.cloudevents import CONTENT_TYPE, JSON_CONTENT_TYPE, SPEC_VERSION
 from schemas.commands import CommandType
+from schemas.user_task import read_user_task_key
 from worker.cli.clients import Producer, Reader, Record, producing, reach, reading
 from worker.cli.endings import perform
 from worker.exit_codes import ExitCode
@@ -76,6 +77,8 @@ def outgoing(
     if variables is not None:
         body = f'{body[:-1]}, "variables": {variables}}}'
     command_id = str(uuid4()) if command_id is None else command_id
+    given = str(members["userTaskKey"])
+    number = read_user_task_key(given)
     headers = {
         "ce_specversion": SPEC_VERSION,
         "ce_id": command_id,
@@ -85,7 +88,7 @@ def outgoing(
     }
     return Outgoing(
         command_id=command_id,
-        key=_bytes(str(members["userTaskKey"])),
+        key=_bytes(given if number is None else str(number)),  # as the worker writes it: 007 is task 7
         value=_bytes(body),
         headers=tuple((name, _bytes(value)) for name, value in headers.items()),
     )
