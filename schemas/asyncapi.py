@@ -210,8 +210,10 @@ def _in_structured_mode() -> Node:
             "type": {"enum": [kind.value for kind in CommandType]},
             "correlationid": {"type": ["string", "null"], "maxLength": 255},
             "data": {"type": "object"},
+            "data_base64": {"type": "string", "contentEncoding": "base64", "description": "Instead of data: its JSON."},
         },
-        "required": ["specversion", "id", "source", "type", "data"],
+        "required": ["specversion", "id", "source", "type"],
+        "anyOf": [{"required": ["data"]}, {"required": ["data_base64"]}],
         "oneOf": [
             {"properties": {"type": {"const": kind.value}, "data": _reference("components", "schemas", kind)}}
             for kind in CommandType

@@ -1,7 +1,7 @@
 """The envelope: CloudEvents 1.0 attributes and Kafka headers, binary and structured mode, and plain JSON."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ Header = tuple[str, bytes | None]
 SPEC_VERSION: Final = "1.0"
 JSON_CONTENT_TYPE: Final = "application/json"
 STRUCTURED_CONTENT_TYPE: Final = "application/cloudevents+json"
+BATCH_CONTENT_TYPE: Final = "application/cloudevents-batch+json"
 CONTENT_TYPE: Final = "content-type"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 REDRIVE_KEY_PREFIX: Final = "redrive:"
@@ -23,9 +24,13 @@ TRACE_HEADERS: Final = ("traceparent", "tracestate")
 CORRELATION_HEADERS: Final = ("kafka_correlationId", "REPLY_CORRELATION_ID", "correlation_id")
 COPIED_HEADERS: Final = TRACE_HEADERS + CORRELATION_HEADERS
 _COPIED_HEADERS: Final = frozenset(COPIED_HEADERS)
-_BINARY_MODE_ORDER: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
-_BINARY_MODE_HEADERS: Final = frozenset(_BINARY_MODE_ORDER)
+BINARY_MODE: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
+_BINARY_MODE: Final = frozenset(BINARY_MODE)
+_ENVELOPE_SIGNS: Final = frozenset({"id", "source", "type"})
 _SPEC_VERSION: Final = SPEC_VERSION.encode()
+_JSON_CONTENT_TYPE: Final = JSON_CONTENT_TYPE.encode()
+_STRUCTURED_CONTENT_TYPE: Final = STRUCTURED_CONTENT_TYPE.encode()
+_BATCH_CONTENT_TYPE: Final = BATCH_CONTENT_TYPE.encode()
 
 
 class EnvelopeError(ValueError):
@@ -43,9 +48,15 @@ class Attributes:
     idempotency_key: str | None = None
 
 
-def last_values(headers: Iterable[Header]) -> dict[str, bytes]:
-    """Give each header's last value; one whose last value is null is as if absent."""
-    return {name: value for name, value in dict(headers).items() if value is not None}
+class Respelt(dict[str, bytes]):
+    """Headers of which some may be spelt in another way than the contract has them."""
+
+    def __init__(self, values: Mapping[str, bytes]) -> None:
+        super().__init__(values)
+        self.contradictory: set[str] = set()
+        """Known names that are there in several spellings with different values."""
+        self.misspelt: set[str] = set()
+        """The `ce_` names of attributes that are there under another name, and not with that value under this one."""
 
 
 def copied_headers(headers: Mapping[str, bytes]) -> tuple[Header, ...]:
@@ -56,22 +67,45 @@ def copied_headers(headers: Mapping[str, bytes]) -> tuple[Header, ...]:
     return copied if sum(len(value) for _, value in copied) <= MAX_COPIED_BYTES else ()
 
 
+def refuse_contradictions(headers: Respelt) -> None:
+    """Raise EnvelopeError if two spellings of a header that decides anything have different values."""
+    for name in (CONTENT_TYPE, IDEMPOTENCY_KEY):
+        if name in headers.contradictory:
+            raise EnvelopeError(f"The header {name} is there in several spellings, with different values.")
+
+
 def is_structured(headers: Mapping[str, bytes]) -> bool:
     """Tell structured mode by the content type; another type than the two that are known is an EnvelopeError."""
     raw = headers.get(CONTENT_TYPE)
-    if raw is None:
+    if raw is None or raw == _JSON_CONTENT_TYPE:
         return False
-    media_type = _utf8(CONTENT_TYPE, raw).split(";", 1)[0].strip().lower()
-    if media_type not in {JSON_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE}:
+    media_type = media_type_of(raw)
+    if media_type in {_JSON_CONTENT_TYPE, b""}:
+        return False
+    if media_type == _BATCH_CONTENT_TYPE:
+        raise EnvelopeError(f"The content type is {BATCH_CONTENT_TYPE}; send each event as a record of its own.")
+    if media_type != _STRUCTURED_CONTENT_TYPE:
         raise EnvelopeError("The content type is neither application/json nor application/cloudevents+json.")
-    return media_type == STRUCTURED_CONTENT_TYPE
+    return True
+
+
+def media_type_of(content_type: bytes) -> bytes:
+    """Return a content type without case, parameters, and the quotes that JSON serialisers put around a header.
+
+    It is empty only where nothing is said at all. Raise EnvelopeError if it is not UTF-8.
+    """
+    _utf8(CONTENT_TYPE, content_type)
+    media_type, semicolon, _ = content_type.partition(b";")
+    return media_type.strip().strip(b'"').strip().lower() or semicolon
 
 
 def attributes_from_headers(headers: Mapping[str, bytes]) -> Attributes:
-    """Read binary mode or plain JSON. Raise EnvelopeError if a header is missing or breaks its rule."""
-    if _BINARY_MODE_HEADERS.isdisjoint(headers):
+    """Read binary mode or plain JSON. Raise EnvelopeError if a header is missing, misspelt or breaks its rule."""
+    if isinstance(headers, Respelt) and headers.misspelt:
+        raise EnvelopeError(_misspelling(headers))
+    if _BINARY_MODE.isdisjoint(headers):
         return Attributes(correlation_id=correlation_from_headers(headers), idempotency_key=idempotency_key(headers))
-    for name in _BINARY_MODE_ORDER:
+    for name in BINARY_MODE:
         if name not in headers:
             raise EnvelopeError(f"CloudEvents binary mode needs the header {name}.")
     if headers["ce_specversion"] != _SPEC_VERSION:
@@ -99,12 +133,22 @@ def idempotency_key(headers: Mapping[str, bytes]) -> str | None:
     return _checked(IDEMPOTENCY_KEY, _utf8(IDEMPOTENCY_KEY, key), max_chars)
 
 
+def _misspelling(headers: Respelt) -> str:
+    names = ", ".join(sorted(headers.misspelt))
+    if headers.keys() >= headers.misspelt:
+        return f"Headers spell {names} in another way as well, with another value."
+    return f"Headers spell {names} in another way; CloudEvents attributes have to be named exactly so."
+
+
+def looks_like_an_envelope(members: Mapping[str, Any]) -> bool:
+    """Tell whether a command is wrapped in a CloudEvents envelope. No command has a member `specversion`."""
+    return "specversion" in members and not _ENVELOPE_SIGNS.isdisjoint(members)
+
+
 def attributes_from_envelope(envelope: Mapping[str, Any], headers: Mapping[str, bytes]) -> Attributes:
     """Read structured mode, where `ce_*` headers count for nothing. Unknown members are extensions."""
     if envelope.get("specversion") != SPEC_VERSION:
         raise EnvelopeError("The envelope's specversion is not 1.0.")
-    if not isinstance(envelope.get("data"), dict):
-        raise EnvelopeError("The envelope's data is not an object.")
     correlation = envelope.get("correlationid")
     return Attributes(
         id=_checked("id", envelope.get("id")),

@@ -52,7 +52,8 @@ def _described(schema: Mapping[str, Any], description: str) -> Schema:
 def _command() -> Schema:
     return {
         "description": "Headers of a command in binary mode, or of plain JSON, which has no `ce_*` headers. Of a header"
-        " that is there twice the last one counts. Others are allowed.",
+        " that is there twice the last one counts. Others are allowed, but not CloudEvents attributes under other"
+        " names, such as `ce-type`. The names here that are none may differ in case and separators.",
         "type": "object",
         "properties": {
             "ce_specversion": _described({"type": "string", "enum": [SPEC_VERSION]}, "The version of CloudEvents."),
@@ -73,7 +74,8 @@ def _command() -> Schema:
                 "The command id where there is no `ce_id`; at most 255 characters unless it starts with `redrive:`.",
             ),
             CONTENT_TYPE: _described(
-                {"type": "string"}, "`application/json`, which is meant if it is absent; parameters are ignored."
+                {"type": "string"},
+                "`application/json`, which is meant if it is absent or empty; parameters are ignored.",
             ),
             **_copied(),
             **_asking_for_a_reply(),
@@ -92,7 +94,7 @@ def _copied() -> Schema:
 
 def _asking_for_a_reply() -> Schema:
     topic = "The topic to which the outcome is also sent, if the worker's settings allow it."
-    partition = "Its partition: 4 bytes, big-endian. Absent: by key."
+    partition = "Its partition: digits, or 4 bytes, big-endian. Absent: by key."
     return {
         "kafka_replyTopic": _described(_TEXT, f"Spring's. {topic}"),
         "kafka_replyPartition": _described(_TEXT, f"Spring's. {partition}"),

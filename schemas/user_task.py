@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 KEY_PATTERN: Final = "^-?[0-9]{1,25}$"
 POSITIVE_KEY_PATTERN: Final = "^0*[1-9][0-9]{0,24}$"
@@ -26,14 +26,19 @@ INT64_MAX: Final = 2**63 - 1
 SAFE_INTEGER_MAX: Final = 2**53 - 1
 """The largest integer that every JSON implementation keeps exactly (RFC 8259, section 6)."""
 
+_BEYOND: Final = "Input should be {} than or equal to {} where it is a number; send it as a string"
 _KEY = re.compile(r"-?[0-9]{1,25}")
 INSTANT_PATTERN: Final = (
-    "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?)(\[[A-Za-z0-9._+:/~-]{1,64}\])?$"
 )
 WRITTEN_INSTANT_PATTERN: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z$"
-_RFC_3339 = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:)(\d{2})(?:\.(\d+))?(Z|z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+_INSTANT = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2})(?::(\d{2})(?:\.(\d+))?)?"
+    r"(Z|z|[+-](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d)?)(?:\[[A-Za-z0-9._+:/~-]{1,64}\])?",
+    re.ASCII,
 )
+"""RFC 3339, and what java.time writes besides: no seconds where they are zero, and the zone behind the offset."""
 
 
 class PublishedModel(BaseModel):
@@ -76,9 +81,9 @@ def _key_from_json(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise PydanticKnownError("string_type")
     if value > SAFE_INTEGER_MAX:
-        raise PydanticKnownError("less_than_equal", {"le": SAFE_INTEGER_MAX})
+        raise PydanticCustomError("less_than_equal", _BEYOND.format("less", SAFE_INTEGER_MAX))
     if value < -SAFE_INTEGER_MAX:
-        raise PydanticKnownError("greater_than_equal", {"ge": -SAFE_INTEGER_MAX})
+        raise PydanticCustomError("greater_than_equal", _BEYOND.format("greater", -SAFE_INTEGER_MAX))
     return value
 
 
@@ -86,22 +91,22 @@ def user_task_key_of(value: Any) -> int | None:
     """Give the user task key that a JSON value is, or None if it is none."""
     try:
         return _key_from_json(value)
-    except PydanticKnownError:
+    except (PydanticKnownError, PydanticCustomError):
         return None
 
 
-def _instant_from_rfc_3339(value: Any) -> datetime:
+def _instant_from_text(value: Any) -> datetime:
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str):
         raise PydanticKnownError("datetime_type")
-    match = _RFC_3339.fullmatch(value)
+    match = _INSTANT.fullmatch(value)
     if match is None:
         raise PydanticKnownError("datetime_parsing", {"error": "not an RFC 3339 time with an offset"})
     date, minutes, seconds, fraction, offset = match.groups()
     leap = seconds == "60"  # RFC 3339 allows a leap second, datetime does not: it is the next minute's first
     micros = (fraction or "")[:6].ljust(6, "0")
-    text = f"{date}T{minutes}{'59' if leap else seconds}.{micros}{offset.upper().replace('Z', '+00:00')}"
+    text = f"{date}T{minutes}:{'59' if leap else seconds or '00'}.{micros}{offset.upper().replace('Z', '+00:00')}"
     try:
         return datetime.fromisoformat(text).astimezone(UTC) + timedelta(seconds=leap)
     except (ValueError, OverflowError):
@@ -162,12 +167,12 @@ PositiveKey = Annotated[
 
 Instant = Annotated[
     datetime,
-    BeforeValidator(_instant_from_rfc_3339),
+    BeforeValidator(_instant_from_text),
     PlainSerializer(write_instant, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": INSTANT_PATTERN}, mode="validation"),
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": WRITTEN_INSTANT_PATTERN}, mode="serialization"),
 ]
-"""A moment; RFC 3339 with any offset when read, UTC with milliseconds when written."""
+"""A moment; RFC 3339 with any offset when read, or as java.time writes it; UTC with milliseconds when written."""
 
 Text = Annotated[str, StringConstraints(max_length=255)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -206,9 +211,11 @@ class UserTaskAttributes(PublishedModel):
     ) = None
     """At most 10 different tags, each of 1 to 100 characters."""
     due_date: Instant | None = None
-    """When the task is due: RFC 3339 with an offset; written in UTC with milliseconds."""
+    """When the task is due: RFC 3339 with an offset, seconds optional; written in UTC with milliseconds."""
     follow_up_date: Instant | None = None
-    """When somebody should look after the task: RFC 3339 with an offset; written in UTC with milliseconds."""
+    """When somebody should look after the task: RFC 3339 with an offset, seconds optional; written in UTC with
+    milliseconds.
+    """
     priority: Annotated[int, Field(ge=0, le=100)] | None = None
     """From 0 to 100, the higher the more important; 50 if not given. Camunda's default and limits."""
     form_key: PositiveKey | None = None

@@ -1,14 +1,16 @@
 """The heart: what a batch of records leads to. Of load, decide, save, publish this is the deciding; it does no I/O."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
-from schemas.cloudevents import MAX_COPIED_BYTES, Header, copied_headers, last_values
+from schemas.cloudevents import MAX_COPIED_BYTES, Header, copied_headers
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
-from schemas.replies import ReplyAddress, reply_addresses
+from schemas.replies import ReplyAddress, Unanswerable, reply_addresses
+from schemas.spellings import last_values
 from worker.decoder import (
     InvalidArgument,
     Readable,
@@ -70,8 +72,13 @@ class Report:
     transitions: list[Transition] = field(default_factory=list)
     refusals: list[tuple[Received, Refusal]] = field(default_factory=list)
     duplicates: int = 0
-    replies_ignored: int = 0
-    """Replies that were asked for at an address to which none may go."""
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Replies that were asked for and cannot be sent, by topic and reason."""
+
+    @property
+    def replies_ignored(self) -> int:
+        """Return how many replies cannot be sent."""
+        return self.left_out.total()
 
 
 @dataclass(slots=True)
@@ -108,7 +115,7 @@ def broken(record: Record) -> Broken:
     return Broken(received=received)
 
 
-def _read_headers(record: Record) -> tuple[tuple[Header, ...], tuple[ReplyAddress | None, ...]]:
+def _read_headers(record: Record) -> tuple[tuple[Header, ...], tuple[ReplyAddress | Unanswerable, ...]]:
     try:
         headers = last_values(record.headers)
         return copied_headers(headers), reply_addresses(headers)
@@ -232,7 +239,7 @@ class Batch:
         """Answer a duplicate by the first outcome, in a row of its own: its position is what a replay finds it by."""
         first = working.first.get(duplicate.command_key)
         if first is None:  # forgotten by the retention since its fingerprint was read
-            working.report.replies_ignored += len(duplicate.reply_to)
+            working.report.left_out.update((one.topic, "forgotten") for one in duplicate.reply_to)
             return
         record = repeated(first.record, duplicate, working.now_ms)
         if answers := self._replies(working, duplicate, record):
@@ -241,8 +248,14 @@ class Batch:
             working.changes.outcomes.append(outcome)
 
     def _replies(self, working: _Working, received: Received, record: OutgoingRecord) -> tuple[Reply, ...]:
-        allowed = [one for one in received.reply_to if one is not None and self._encoder.answers(received, one)]
-        working.report.replies_ignored += len(received.reply_to) - len(allowed)
+        allowed = []
+        for one in received.reply_to:
+            if isinstance(one, Unanswerable):
+                working.report.left_out[one] += 1
+            elif obstacle := self._encoder.obstacle(received, one):
+                working.report.left_out[one.topic, obstacle] += 1
+            else:
+                allowed.append(one)
         return replies(record, allowed)
 
     def _record(self, working: _Working, outcome: Outcome) -> None:

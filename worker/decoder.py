@@ -1,5 +1,6 @@
 """Record to command: total, so that any bytes and headers give a command or a reason why there is none."""
 
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,24 +10,32 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from schemas.cloudevents import (
+    CONTENT_TYPE,
+    STRUCTURED_CONTENT_TYPE,
     Attributes,
     EnvelopeError,
     Header,
+    Respelt,
     attributes_from_envelope,
     attributes_from_headers,
     copied_headers,
     correlation_from_headers,
     is_structured,
-    last_values,
+    looks_like_an_envelope,
+    refuse_contradictions,
 )
 from schemas.commands import COMMAND_MODELS, Command, CommandType
 from schemas.problem import MAX_ERRORS, MAX_POINTER_CHARS, FieldError
-from schemas.replies import ReplyAddress, reply_addresses
+from schemas.replies import ReplyAddress, Unanswerable, reply_addresses
+from schemas.spellings import last_values
 from schemas.user_task import read_user_task_key, user_task_key_of
 from worker.strict_json import MAX_DEPTH, NotStrictJsonError, read_object
 
 _COMMAND_TYPES: Final = {kind.value: kind for kind in CommandType}
 _MAP_KEY_PARTS: Final = 3
+_ENVELOPE_WITHOUT_TYPE: Final = (
+    f"This looks like a CloudEvents envelope; {CONTENT_TYPE} must be {STRUCTURED_CONTENT_TYPE}."
+)
 _FRAGMENT_SAFE: Final = "!$&'()*+,;=:@?"  # RFC 3986: what a fragment may hold besides letters, digits, "-._~" and "/"
 
 
@@ -61,8 +70,8 @@ class Received:
     correlation_id: str
     copied: tuple[Header, ...]
     """Trace and correlation headers, to be repeated byte for byte."""
-    reply_to: tuple[ReplyAddress | None, ...] = ()
-    """Where replies are asked for; None for each address that cannot be one."""
+    reply_to: tuple[ReplyAddress | Unanswerable, ...] = ()
+    """Where replies are asked for."""
 
     @property
     def position(self) -> str:
@@ -186,14 +195,34 @@ def _unreadable(record: Record, headers: Mapping[str, bytes], detail: str) -> Un
 
 
 def _read(record: Record, headers: Mapping[str, bytes]) -> tuple[Attributes, dict[str, Any]]:
+    if isinstance(headers, Respelt):
+        refuse_contradictions(headers)
     structured = is_structured(headers)
     attributes = None if structured else attributes_from_headers(headers)
     if not record.value:
         raise NotStrictJsonError("The value is empty.")
     if attributes:
-        return attributes, read_object(record.value)
+        members = read_object(record.value)
+        if looks_like_an_envelope(members):
+            raise EnvelopeError(_ENVELOPE_WITHOUT_TYPE)
+        return attributes, members
     envelope = read_object(record.value, max_depth=MAX_DEPTH + 1)
-    return attributes_from_envelope(envelope, headers), envelope["data"]
+    return attributes_from_envelope(envelope, headers), _data(envelope)
+
+
+def _data(envelope: Mapping[str, Any]) -> dict[str, Any]:
+    data, encoded = envelope.get("data"), envelope.get("data_base64")
+    if encoded is None:
+        if not isinstance(data, dict):
+            raise EnvelopeError("The envelope's data is not an object.")
+        return data
+    if data is not None:
+        raise EnvelopeError("The envelope has both data and data_base64.")
+    try:
+        return read_object(b64decode(encoded, validate=True))
+    except (TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, NotStrictJsonError) else "It is not Base64."
+        raise EnvelopeError(f"The envelope's data_base64 is not a command: {reason}") from None
 
 
 def _command_type(attributes: Attributes) -> CommandType:

@@ -199,10 +199,12 @@ class Encoder:
         partition = record.partition if record.partition < self._to.dead_letters_partitions else None
         return OutgoingRecord(self._to.dead_letters_topic, record.key, record.value, headers, timestamp_ms, partition)
 
-    def answers(self, received: Received, address: ReplyAddress) -> bool:
-        """Tell whether a reply may go there. None may go to a topic of the worker's own, whatever the settings say."""
+    def obstacle(self, received: Received, address: ReplyAddress) -> str | None:
+        """Say why no reply may go there, if so. None may go to a topic of the worker's own, whatever is allowed."""
         own = {self._to.events_topic, self._to.rejections_topic, self._to.dead_letters_topic, received.record.topic}
-        return address.topic not in own and self._to.reply_topics.fullmatch(address.topic) is not None
+        if address.topic in own:
+            return "forbidden"
+        return None if self._to.reply_topics.fullmatch(address.topic) else "not allowed"
 
     def _headers(
         self, received: Received, identity: str, event_type: EventType, subject: str | None, now_ms: int

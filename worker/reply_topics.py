@@ -27,7 +27,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from worker.asking import ask_any
 from worker.kafka import DEFAULT_MAX_MESSAGE_BYTES
 from worker.record_batches import Sent
-from worker.telemetry.sampling import Allowance
+from worker.telemetry.left_out import LeftOutLines
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -54,8 +54,6 @@ _OF_THE_TRANSACTION: Final = (
 """These say something of the transaction, not of the topic: another topic of it may be why."""
 _TOPICS_MAX: Final = 1000
 """Looked up and remembered: strangers may name any number that are not there."""
-_TOPICS_LOGGED_MAX: Final = 5
-_LINES_PER_S: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class ReplyTopics:
     ) -> None:
         self.own_topics = frozenset(own_topics)
         self._on_ignored = on_ignored
-        self._lines = Allowance(_LINES_PER_S)
+        self._lines = LeftOutLines(clock)
         self._clock = clock
         self._looked_up: dict[str, tuple[Shape | str, float]] = {}
         self._failed: dict[str, tuple[str, float]] = {}
@@ -148,9 +146,7 @@ class ReplyTopics:
     def tell_left_out(self, replies: Counter[tuple[str, str]]) -> None:
         """Count and log replies that were left out, by topic and reason."""
         self._on_ignored(replies.total())
-        if self._lines.take(1):
-            some = {f"{topic}: {reason}": number for (topic, reason), number in replies.most_common(_TOPICS_LOGGED_MAX)}
-            log.warning("replies_left_out", replies=replies.total(), by=some)
+        self._lines.tell(replies)
 
     def _known(self, topic: str) -> Shape | str | None:
         if topic in self.own_topics:

@@ -19,6 +19,7 @@ from worker.session import Decided, Held
 from worker.stores.port import StoreError, StoreUnavailableError
 from worker.telemetry.defects import in_words
 from worker.telemetry.health import Health
+from worker.telemetry.left_out import LeftOutLines
 from worker.telemetry.metrics import PAUSE_REASONS, Metrics, outcome_of, rejection_of
 from worker.telemetry.sampling import Allowance
 from worker.telemetry.tracing import Tracing
@@ -43,6 +44,7 @@ class Reporter:
         self._rejections = Allowance(_REFUSED_LINES_PER_S)
         self._dead_letters = Allowance(_REFUSED_LINES_PER_S)
         self._batches = Allowance(_BATCH_LINES_PER_S)
+        self._left_out = LeftOutLines()
         self._in_progress = 0
         self._paused_at_s: float | None = None
         self._pause_reason: str | None = None
@@ -63,7 +65,9 @@ class Reporter:
         self._consumed.inc(commands)
         self._processed.observe(seconds)
         metrics.duplicates_total.inc(report.duplicates)
-        metrics.replies_ignored_total.inc(report.replies_ignored)
+        if report.left_out:
+            metrics.replies_ignored_total.inc(report.replies_ignored)
+            self._left_out.tell(report.left_out)
         for state, number in Counter(map(_state_of, report.transitions)).items():
             metrics.commands_total.labels(*outcome_of(state)).inc(number)
         if report.refusals:
@@ -135,6 +139,7 @@ class Reporter:
             log.info("rejections_not_logged", commands=commands)
         if commands := self._dead_letters.withheld(at_once=at_once):
             log.warning("dead_letters_not_logged", commands=commands)
+        self._left_out.tell_withheld()
 
     # changes of state
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ def read_object(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """
     value = _parse(raw)
     if not isinstance(value, dict):
-        raise NotStrictJsonError("The value is not a JSON object.")
+        is_text = isinstance(value, str)
+        raise NotStrictJsonError(f"The value is not a JSON object{_TEXT_HINT if is_text else ''}.")
     if raw.count(b"{") + raw.count(b"[") > max_depth and _depth(value) > max_depth:
         raise NotStrictJsonError(f"The value is nested deeper than {MAX_DEPTH} levels.")
     # U+0000 and surrogates can only come in as escapes: raw ones break JSON's and UTF-8's own rules
@@ -46,11 +48,17 @@ def _parse(raw: bytes) -> Any:
                 return value
         return _DECODER.decode(text)
     except UnicodeDecodeError:
-        raise NotStrictJsonError("The value is not UTF-8.") from None
+        raise NotStrictJsonError(_likeness(raw) or "The value is not UTF-8.") from None
     except json.JSONDecodeError:
-        raise NotStrictJsonError("The value is not JSON.") from None
+        raise NotStrictJsonError(_likeness(raw) or "The value is not JSON.") from None
     except RecursionError:
         raise NotStrictJsonError(f"The value is nested deeper than {MAX_DEPTH} levels.") from None
+
+
+def _likeness(raw: bytes) -> str | None:
+    """Say what bytes that are not JSON begin like, where that helps whoever sent them."""
+    match = _BEGINNINGS.match(raw)
+    return f"The value {_LIKENESSES[match.lastgroup]}." if match and match.lastgroup else None
 
 
 def _object_of_different_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,6 +118,30 @@ def _refuse_bad_text(text: str) -> None:
     except UnicodeEncodeError:
         raise NotStrictJsonError("A string has half a surrogate pair.") from None
 
+
+_TEXT_HINT: Final = ", but a string: it may have been written as JSON twice"
+_LIKENESSES: Final = {
+    "utf8": "starts with a byte order mark; JSON has none",
+    "utf32": "looks like UTF-32; JSON is UTF-8",
+    "utf16": "looks like UTF-16; JSON is UTF-8",
+    "registry": "starts with a schema registry's frame, a zero byte and a schema id; only JSON by itself is read",
+    "glue": "starts with the frame of the AWS Glue schema registry; only JSON by itself is read",
+    "gzip": "looks like gzip; only the Kafka client's own compression is read",
+    "zstd": "looks like zstd; only the Kafka client's own compression is read",
+    "java": "looks like a serialised Java object; only JSON is read",
+}
+# the order matters: UTF-32 also begins like UTF-16, and both, if big-endian, like a registry's frame
+_BEGINNINGS: Final = re.compile(
+    rb"""(?P<utf8>\xef\xbb\xbf)
+    |(?P<utf32>\xff\xfe\0\0|\0\0\xfe\xff|[{[]\0\0\0|\0\0\0[{[]\0\0\0)
+    |(?P<utf16>\xff\xfe|\xfe\xff|[{[]\0|\0[{[]\0)
+    |(?P<registry>\0.{4})
+    |(?P<glue>\x03[\0\x05].{16})
+    |(?P<gzip>\x1f\x8b)
+    |(?P<zstd>\x28\xb5\x2f\xfd)
+    |(?P<java>\xac\xed\0\x05)""",
+    re.DOTALL | re.VERBOSE,
+)
 
 # built once: json.loads makes a new one at each call with options
 _DECODER: Final = json.JSONDecoder(

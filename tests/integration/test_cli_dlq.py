@@ -254,6 +254,18 @@ def test_what_is_redriven_is_the_command_as_it_was_but_for_count_and_id(kafka, w
         assert (sent.key, sent.value) == (letter.key, letter.value)
 
 
+def test_an_id_in_another_spelling_is_the_commands_own(ward):
+    key, name = ward.wire.created(), fresh_id()
+    ward.poison(key)
+    letter = ward.died(b"{}", key=key.encode(), headers=[("Idempotency-Key", name.encode())])
+    ward.cure(key)
+
+    [position] = ward.redriven(place(letter))
+    ward.wire.settle(position)
+
+    assert ward.wire.event(name).body["state"] == "COMPLETED"
+
+
 def create_only():
     return cloud_event(CREATE)
 

@@ -212,6 +212,25 @@ def test_the_partition_is_the_one_asked_for(wire, replies, style, partition):
     assert replies.only().partition == partition
 
 
+@pytest.mark.parametrize("style", PARTITION_HEADERS)
+@pytest.mark.parametrize("form", ["{}", '"{}"', "000{}"])
+def test_the_partition_may_be_digits(wire, replies, style, form):
+    wire.complete(wire.created(), headers=asking(style, replies.one, form.format(PARTITIONS - 1).encode()))
+    assert replies.only().partition == PARTITIONS - 1
+
+
+@pytest.mark.parametrize("style", TOPIC_HEADERS)
+def test_a_topic_in_quotes_is_the_one_without(wire, replies, style):
+    wire.complete(wire.created(), headers=asking(style, f'"{replies.one}"'))
+    assert replies.only().topic == replies.one
+
+
+def test_headers_in_other_spellings_are_taken_for_what_they_mean(wire, replies):
+    headers = [("Kafka-Reply-Topic", replies.one.encode()), ("KAFKA_REPLYPARTITION", b"1"), ("replyTo", b"no")]
+    wire.complete(wire.created(), headers=headers)
+    assert replies.only().partition == 1
+
+
 def test_without_one_it_is_kafkas_default_partitioners(kafka, wire, replies):
     partitions = {}
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "partitioner": "murmur2_random"})
@@ -352,7 +371,8 @@ def test_a_topic_that_is_not_there(wire, replies, unharmed):
 
 @pytest.mark.parametrize("style", PARTITION_HEADERS)
 @pytest.mark.parametrize(
-    "partition", [b"", b"0", b"\x00" * 8, struct.pack(">i", -1), struct.pack(">i", PARTITIONS), struct.pack("<i", 1)]
+    "partition",
+    [b"", b"-1", b"9", b"\x00" * 8, struct.pack(">i", -1), struct.pack(">i", PARTITIONS), struct.pack("<i", 1)],
 )
 def test_a_partition_that_is_none(wire, replies, unharmed, style, partition):
     unharmed(wire.complete(wire.created(), headers=asking(style, replies.one, partition)))
@@ -399,6 +419,29 @@ def test_one_reply_is_left_out_and_the_others_are_sent(wire, replies):
     wire.complete(wire.created(), headers=headers)
     assert replies.only().topic == replies.one
     assert replies.has_ignored(before + 2)
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ([("reply_to", b"user-task.commands.reply")], "user-task.commands.reply: not allowed"),
+        ([("REPLY_TOPIC", b"my topic\n")], "my?topic?: no topic's name"),
+        ([("kafka_replyTopic", b"{one}"), ("kafka_replyPartition", b"x")], "{one}: no partition's number"),
+        ([("kafka_replyTopic", b"{one}"), ("kafka_replyPartition", b"77")], "{one}: no such partition"),
+        ([("reply_to", b"{absent}")], "{absent}: unknown"),
+        ([("reply_to", b"{small}")], "{small}: too large"),
+    ],
+)
+def test_each_reply_that_is_left_out_is_logged_with_topic_and_reason(wire, replies, headers, told):
+    names = {"one": replies.one, "absent": replies.absent, "small": replies.small}
+    asked = [(name, value.decode().format(**names).encode()) for name, value in headers]
+    wire.complete(wire.created(), headers=asked, variables={"text": "x" * SMALL_BYTES})
+    wire.wait_until(lambda: told.format(**names) in left_out(replies))
+
+
+def left_out(replies: Replies) -> set[str]:
+    lines = [json.loads(line) for line in replies.it.worker.stderr().splitlines() if '"replies_left_out"' in line]
+    return {told for line in lines for told in line["by"]}
 
 
 # A topic that changes under the worker's hands

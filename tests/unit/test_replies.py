@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.replies import ReplyAddress, reply_addresses
+from schemas.replies import ReplyAddress, Unanswerable, reply_addresses
 from tests.unit.records import DESTINATIONS, LIMITS, ARecord, a_command, decided
 from worker import batch as batches
 from worker.batch import Batch, decode_all
@@ -37,6 +37,14 @@ def split(outcome):
     return [one for one in outcome.records if type(one) is not Reply], replies
 
 
+def no_topic(shown: str) -> Unanswerable:
+    return Unanswerable(shown, "no topic's name")
+
+
+def no_partition(topic: str) -> Unanswerable:
+    return Unanswerable(topic, "no partition's number")
+
+
 @pytest.mark.parametrize(
     ("headers", "addresses"),
     [
@@ -46,10 +54,23 @@ def split(outcome):
         ({"kafka_replyTopic": b"a", "kafka_replyPartition": b"\0\0\1\0"}, (ReplyAddress("a", 256),)),
         ({"REPLY_TOPIC": b"a", "kafka_replyPartition": b"\0\0\1\0"}, (ReplyAddress("a", None),)),
         ({"reply_to": b"a", "REPLY_PARTITION": b"\0\0\0\1"}, (ReplyAddress("a", None),)),
-        ({"reply_to": b"\xff", "REPLY_TOPIC": b""}, (None, None)),
-        ({"reply_to": b"..", "REPLY_TOPIC": b"a\n", "kafka_replyTopic": b"a" * 250}, (None, None, None)),
-        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"\0\0\1"}, (None,)),
-        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"\xff\xff\xff\xff"}, (None,)),
+        ({"reply_to": b"\xff", "REPLY_TOPIC": b""}, (no_topic(""), no_topic("?"))),
+        (
+            {"reply_to": b"..", "REPLY_TOPIC": b"a\n", "kafka_replyTopic": b"a" * 250},
+            (no_topic("a" * 80), no_topic("a?"), no_topic("..")),
+        ),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"\0\0\1"}, (no_partition("a"),)),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"\xff\xff\xff\xff"}, (no_partition("a"),)),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b""}, (no_partition("a"),)),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"-1"}, (no_partition("a"),)),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"2147483648"}, (no_partition("a"),)),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"9" * 5000}, (no_partition("a"),)),
+        ({"REPLY_TOPIC": b"a", "REPLY_PARTITION": b"0"}, (ReplyAddress("a", 0),)),
+        ({"kafka_replyTopic": b"a", "kafka_replyPartition": b"12"}, (ReplyAddress("a", 12),)),
+        ({"kafka_replyTopic": b"a", "kafka_replyPartition": b"1234"}, (ReplyAddress("a", 1234),)),
+        ({"kafka_replyTopic": b"a", "kafka_replyPartition": b"2147483647"}, (ReplyAddress("a", 2147483647),)),
+        ({"kafka_replyTopic": b'"a"', "kafka_replyPartition": b'"12"'}, (ReplyAddress("a", 12),)),
+        ({"reply_to": b'"', "REPLY_TOPIC": b'""', "kafka_replyTopic": b'"a'}, tuple(map(no_topic, ("?a", "", "?")))),
     ],
 )
 def test_an_address_is_what_the_styles_say_or_none(headers, addresses):
@@ -79,7 +100,8 @@ def test_no_reply_goes_to_a_topic_of_the_workers_own():
     (received,) = decode_all([ARecord()])
 
     own = ("commands", "events", "rejections", "dlq")
-    assert [encoder.answers(received, ReplyAddress(topic, None)) for topic in (*own, "any")] == [False] * 4 + [True]
+    obstacles = [encoder.obstacle(received, ReplyAddress(topic, None)) for topic in (*own, "any")]
+    assert obstacles == ["forbidden"] * 4 + [None]
 
 
 def test_a_record_on_which_the_worker_fails_is_answered_with_the_500():

@@ -10,7 +10,8 @@ from typing import Any, Final
 import typer
 from aiokafka import TopicPartition
 
-from schemas.cloudevents import Header, last_values
+from schemas.cloudevents import Header
+from schemas.spellings import last_values
 from worker.cli.clients import Reader, Record, reach, reading
 from worker.cli.endings import perform
 from worker.cli.listening import json_or_text, text_or_base64

@@ -16,8 +16,9 @@ import typer
 from aiokafka import TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError
 
-from schemas.cloudevents import IDEMPOTENCY_KEY, REDRIVE_KEY_PREFIX, Header, last_values
+from schemas.cloudevents import IDEMPOTENCY_KEY, REDRIVE_KEY_PREFIX, Header
 from schemas.problem import Problem
+from schemas.spellings import last_values
 from worker.cli.bare import BareRecord
 from worker.cli.clients import Producer, Reader, producing, reach, reading
 from worker.cli.endings import perform
