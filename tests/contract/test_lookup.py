@@ -107,9 +107,10 @@ async def test_a_lookup_works_beside_a_store_that_is_closed_and_opens_again(back
 
 async def test_nothing_can_be_written_through_it(backend, store, lookup):
     async def write():
-        written = lookup._connection.execute("DELETE FROM outcomes")
         if backend.name == "postgres":
-            await written
+            await lookup._fetch("DELETE FROM outcomes")
+        else:
+            lookup._connection.execute("DELETE FROM outcomes")
 
     with pytest.raises(Exception, match=r"(?i)read.?only"):
         await write()

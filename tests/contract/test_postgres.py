@@ -414,11 +414,19 @@ async def test_a_database_that_cannot_hold_every_character_is_refused(server):
         await migrate(server.url.replace("/postgres", "/latin"))
 
 
-async def test_every_session_commits_durably_and_gives_up_in_time(stores):
-    async with stores[0]._connection() as connection:
-        names = ("synchronous_commit", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        shown = [await connection.fetchval(f"SHOW {name}") for name in (*names, "application_name")]
-    assert shown == ["on", "10s", "5s", "10s", "user-task-worker"]
+SHOWN = ("synchronous_commit", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+
+
+async def shown_in_a_transaction(store, *names):
+    async def work(connection):
+        return [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
+
+    return await store._transact(work)
+
+
+async def test_every_transaction_commits_durably_and_gives_up_in_time(stores):
+    shown = await shown_in_a_transaction(stores[0], *SHOWN, "application_name", "transaction_isolation")
+    assert shown == ["on", "10s", "5s", "10s", "user-task-worker", "read committed"]
 
 
 async def test_what_is_looked_up_by_key_is_found_by_an_index(backend, stores):

@@ -1,8 +1,8 @@
 """The store for many workers: PostgreSQL 14 or later, by set-based statements, one transaction for each batch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -21,8 +21,9 @@ from worker.stores.port import (
     StoreUnavailableError,
     TopicIdentity,
 )
+from worker.stores.postgres_connect import Connector, transaction
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
-from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, migrate, setup_errors_mapped
+from worker.stores.postgres_schema import DURABLE, check_durability, check_schema, migrate, setup_errors_mapped
 from worker.stores.rows import (
     changed_task_to_row,
     first_from_rows,
@@ -51,32 +52,35 @@ class PostgresStore:
         self._url = url
         self._timeout_s = statement_timeout_s * _CLIENT_PATIENCE
         self._settings = {
-            "application_name": "user-task-worker",
             "statement_timeout": f"{statement_timeout_s * 1000:.0f}ms",
             "lock_timeout": f"{lock_timeout_s * 1000:.0f}ms",
             # a worker that was paused in a transaction must not keep its successor waiting
             "idle_in_transaction_session_timeout": f"{statement_timeout_s * 1000:.0f}ms",
-            # a lost commit would be found missing behind offsets that Kafka has
-            "synchronous_commit": "on",
-        }
+        } | DURABLE
+        self._begin = ""
+        self._acquire_timeout_s = self._timeout_s
         self._pool: Any = None
 
     async def open(self) -> None:
         if self._pool is not None:
             return
         with setup_errors_mapped():
+            connector = Connector(self._url, "user-task-worker", command_timeout_s=self._timeout_s)
+            self._begin = connector.beginning(self._settings)
+            self._acquire_timeout_s = connector.patience_s(self._timeout_s)
             pool = await asyncpg.create_pool(
-                self._url,
+                connect=connector.connect,
                 min_size=0,  # asyncpg would log every attempt to keep more alive during an outage
                 max_size=_CONNECTIONS_MAX,
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=self._timeout_s,
-                server_settings=self._settings,
                 reset=_leave_as_is,
             )
             try:
-                async with pool.acquire(timeout=self._timeout_s) as connection:
+                async with (
+                    pool.acquire(timeout=self._acquire_timeout_s) as connection,
+                    transaction(connection, self._begin),
+                ):
                     await check_schema(connection)
+                    await check_durability(connection)
             except BaseException:
                 pool.terminate()
                 raise
@@ -92,7 +96,9 @@ class PostgresStore:
         pool.terminate()
 
     async def ping(self) -> None:
-        await self._fetch("SELECT 1")
+        with errors_mapped():
+            async with self._connection() as connection:
+                await connection.execute("SELECT 1")
 
     async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
         rows = await self._fetch(sql.PARTITIONS, topic, list(partitions))
@@ -190,7 +196,7 @@ class PostgresStore:
 
     async def _fetch(self, statement: str, *parameters: object) -> list[Any]:
         with errors_mapped():
-            async with self._connection() as connection:
+            async with self._connection() as connection, transaction(connection, self._begin):
                 rows: list[Any] = await connection.fetch(statement, *parameters)
         return rows
 
@@ -200,10 +206,8 @@ class PostgresStore:
         for _ in range(_ATTEMPTS_MAX):
             with errors_mapped():
                 try:
-                    # stated, since the server's default may be another: each statement has to see what others committed
-                    async with self._connection() as connection, connection.transaction(isolation="read_committed"):
-                        with _ended_on_timeout(connection):
-                            return await work(connection)
+                    async with self._connection() as connection, transaction(connection, self._begin):
+                        return await work(connection)
                 except asyncpg.PostgresError as error:
                     if not is_repeatable(error):
                         raise
@@ -215,23 +219,15 @@ class PostgresStore:
         pool = self._pool
         if pool is None:
             raise StoreUnavailableError("the PostgreSQL store is not open")
-        async with pool.acquire(timeout=self._timeout_s) as connection:
+        async with pool.acquire(timeout=self._acquire_timeout_s) as connection:
             try:
-                with _ended_on_timeout(connection):
-                    yield connection
+                yield connection
+            except TimeoutError:
+                connection.terminate()  # it does not answer: to say goodbye would take as long again
+                raise
             except READ_ONLY:
                 await pool.expire_connections()  # the server became a standby: look for its successor
                 raise
-
-
-@contextmanager
-def _ended_on_timeout(connection: Any) -> Iterator[None]:
-    """Cut a connection that does not answer: to roll back or say goodbye would take as long again."""
-    try:
-        yield
-    except TimeoutError:
-        connection.terminate()
-        raise
 
 
 async def _leave_as_is(_connection: Any) -> None:

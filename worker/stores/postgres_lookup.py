@@ -1,4 +1,4 @@
-"""Looking things up in PostgreSQL: one connection, on which nothing can be written."""
+"""Looking things up in PostgreSQL: one connection, in transactions that can write nothing."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,14 +9,16 @@ import asyncpg
 from worker.lifecycle import StoredTask
 from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
 from worker.stores.port import PartitionRow, StoreUnavailableError
+from worker.stores.postgres_connect import CONNECT_TIMEOUT_S, Connector, transaction
 from worker.stores.postgres_errors import DRIVER_ERRORS, errors_mapped
-from worker.stores.postgres_schema import CONNECT_TIMEOUT_S, check_schema, setup_errors_mapped
+from worker.stores.postgres_schema import DURABLE, check_durability, check_schema, setup_errors_mapped
 from worker.stores.postgres_sql import TASK
 from worker.stores.rows import PARTITION_COLUMNS, partitions_from_rows, task_from_row
 
 _STATEMENT_TIMEOUT_S: Final = 10
 _CLIENT_PATIENCE_S: Final = 5
 """By how much longer than the server the client waits: the server's answer says more than silence."""
+_COMMAND_TIMEOUT_S: Final = _STATEMENT_TIMEOUT_S + _CLIENT_PATIENCE_S
 
 _PARTITIONS: Final = f"SELECT {PARTITION_COLUMNS} FROM partitions WHERE topic = $1"  # noqa: S608 - a constant
 _OUTCOMES: Final = f"SELECT {OUTCOME_COLUMNS} FROM outcomes o JOIN partitions p ON p.id = o.partition_id"  # noqa: S608 - a constant
@@ -30,25 +32,19 @@ class PostgresLookup:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._settings = {
-            "application_name": "user-task-worker lookup",
-            "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
-            "default_transaction_read_only": "on",
-        }
+        self._connector: Connector | None = None
         self._connection: Any = None
 
     async def open(self) -> None:
         if self._connection is not None:
             return
         with setup_errors_mapped():
-            connection = await asyncpg.connect(
-                self._url,
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=_STATEMENT_TIMEOUT_S + _CLIENT_PATIENCE_S,
-                server_settings=self._settings,
-            )
+            self._connector = Connector(self._url, "user-task-worker lookup", command_timeout_s=_COMMAND_TIMEOUT_S)
+            connection = await self._connector.connect()
             try:
-                await check_schema(connection)
+                async with transaction(connection, self._beginning()):
+                    await check_schema(connection)
+                    await check_durability(connection)
             except BaseException:
                 connection.terminate()
                 raise
@@ -77,8 +73,7 @@ class PostgresLookup:
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         with errors_mapped():
             try:
-                async with self._opened().transaction(readonly=True):
-                    await self._opened().execute(f"SET LOCAL statement_timeout = {round(timeout_s * 1000)}")
+                async with transaction(self._opened(), self._beginning(timeout_s)):
                     rows = await self._opened().fetch(_OF_ID, command_id, limit, timeout=timeout_s + _CLIENT_PATIENCE_S)
             except asyncpg.QueryCanceledError:
                 raise StoreUnavailableError(too_slow(timeout_s)) from None
@@ -86,8 +81,15 @@ class PostgresLookup:
 
     async def _fetch(self, statement: str, *parameters: object) -> list[Any]:
         with errors_mapped():
-            rows: list[Any] = await self._opened().fetch(statement, *parameters)
+            async with transaction(self._opened(), self._beginning()):
+                rows: list[Any] = await self._opened().fetch(statement, *parameters)
         return rows
+
+    def _beginning(self, timeout_s: float = _STATEMENT_TIMEOUT_S) -> str:
+        """Write what begins a transaction that writes nothing; a read-only session would look like a standby."""
+        assert self._connector is not None, "open"
+        settings = DURABLE | {"statement_timeout": f"{timeout_s * 1000:.0f}ms"}
+        return self._connector.beginning(settings, is_read_only=True)
 
     def _opened(self) -> Any:
         if self._connection is None:

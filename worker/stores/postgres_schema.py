@@ -1,6 +1,5 @@
 """PostgreSQL's schema: checking that a database fits this release, and bringing it there."""
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -9,10 +8,14 @@ import asyncpg
 
 from worker.stores.migrations import Migration, migrations
 from worker.stores.port import StoreNotReadyError
-from worker.stores.postgres_errors import errors_mapped, name_of
+from worker.stores.postgres_connect import CONNECT_TIMEOUT_S, Connector, transaction
+from worker.stores.postgres_errors import ANOTHER_TOOLS, errors_mapped, words_for_a_person
+from worker.stores.postgres_url import StoreUrlError
 
-CONNECT_TIMEOUT_S: Final = 5
-_MIGRATION_LOCK_TIMEOUT_S: Final = 10
+DURABLE: Final = {"synchronous_commit": "on"}
+"""A lost commit would be found missing behind offsets that Kafka has."""
+
+_MIGRATION_LOCK_TIMEOUT_S: Final = 30
 _SERVER_VERSION_MIN: Final = 14
 _MIGRATION_LOCK: Final = 0x7573_6572_7461_736B
 """The number of the advisory lock under which schemas are changed: "usertask" in ASCII."""
@@ -29,20 +32,42 @@ async def migrate(url: str) -> list[int]:
     May be repeated, and run by several at once: each migration is one transaction, and one caller waits for the other.
     Raise StoreNotReadyError where a person has to act, StoreUnavailableError if the server does not answer in time.
     """
-    settings = {
-        "application_name": "user-task-worker migrate",
-        "lock_timeout": f"{_MIGRATION_LOCK_TIMEOUT_S}s",
-        "client_min_messages": "warning",
-    }
+    settings = {"lock_timeout": f"{_MIGRATION_LOCK_TIMEOUT_S}s", "client_min_messages": "warning"}
     with setup_errors_mapped():
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
+        connector = Connector(url, "user-task-worker migrate")
+        connection = await connector.connect()
         try:
-            _check_server(connection)
-            await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
-            await connection.execute(_CREATE_VERSIONS)
-            return [await _apply(connection, migration) for migration in await _missing(connection)]
+            async with transaction(connection, connector.beginning(settings)):
+                return await _migrate(connection)
+        except asyncpg.LockNotAvailableError:
+            raise StoreNotReadyError(
+                f"the migration waited {_MIGRATION_LOCK_TIMEOUT_S} s for another one, or for a transaction on the"
+                " worker's tables: end that (pg_stat_activity shows it), then try again"
+            ) from None
         finally:
-            await connection.close(timeout=CONNECT_TIMEOUT_S)  # and with it the lock
+            await connection.close(timeout=CONNECT_TIMEOUT_S)
+
+
+async def _migrate(connection: Any) -> list[int]:
+    _check_server(connection)
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+    await connection.execute(_CREATE_VERSIONS)
+    missing = await _missing(connection)
+    for migration in missing:
+        await connection.execute(migration.sql)
+        await connection.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
+    return [migration.version for migration in missing]
+
+
+async def check_durability(connection: Any) -> None:
+    """Raise StoreNotReadyError unless this transaction has kept what DURABLE has set at its beginning."""
+    for name, wanted in DURABLE.items():
+        found = await connection.fetchval("SELECT current_setting($1)", name)
+        if found != wanted:
+            raise StoreNotReadyError(
+                f"PostgreSQL commits with {name}={found}, though the worker has set it to {wanted}: something between"
+                " the two drops what is set in a transaction"
+            )
 
 
 async def check_schema(connection: Any) -> None:
@@ -65,26 +90,13 @@ def setup_errors_mapped() -> Iterator[None]:
         with errors_mapped():
             try:
                 yield
-            except _FOR_A_PERSON as error:
-                raise StoreNotReadyError(_in_words(error)) from None
-    except ValueError:
-        # a password with "/", "#" or "?" in it, for one: the parser's own text would repeat a part of it
-        raise StoreNotReadyError(_IN_WORDS[asyncpg.ClientConfigurationError]) from None
-
-
-_IN_WORDS: Final[dict[type[Exception], str]] = {
-    asyncpg.InvalidCatalogNameError: "PostgreSQL has no database of the name in USERTASK_STORE_URL; create it",
-    asyncpg.InvalidAuthorizationSpecificationError: "PostgreSQL refuses the user or password in USERTASK_STORE_URL",
-    asyncpg.InsufficientPrivilegeError: "PostgreSQL's user lacks rights: to connect, to create or to use the tables",
-    asyncpg.ClientConfigurationError: "USERTASK_STORE_URL is no PostgreSQL URL; special characters need %-encoding",
-    ssl.SSLCertVerificationError: "PostgreSQL's certificate is not trusted",
-}
-_FOR_A_PERSON: Final = tuple(_IN_WORDS)
-
-
-def _in_words(error: Exception) -> str:
-    words = next(text for kind, text in _IN_WORDS.items() if isinstance(error, kind))
-    return f"{words} ({name_of(error)})"
+            except Exception as error:
+                words = words_for_a_person(error)
+                if words is None:
+                    raise
+                raise StoreNotReadyError(words) from None
+    except StoreUrlError as error:
+        raise StoreNotReadyError(f"USERTASK_STORE_URL: {error}") from None
 
 
 def _check_server(connection: Any) -> None:
@@ -95,15 +107,11 @@ def _check_server(connection: Any) -> None:
 
 
 async def _missing(connection: Any) -> list[Migration]:
-    applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
+    rows = await connection.fetch("SELECT version, applied_at FROM schema_migrations")
+    applied = {row["version"] for row in rows}
     known = migrations("postgres")
+    if applied and known[0].version not in applied:
+        raise StoreNotReadyError(ANOTHER_TOOLS)
     if applied - {migration.version for migration in known}:
         raise StoreNotReadyError("the database's schema is newer than this release of the worker")
     return [migration for migration in known if migration.version not in applied]
-
-
-async def _apply(connection: Any, migration: Migration) -> int:
-    async with connection.transaction():
-        await connection.execute(migration.sql)
-        await connection.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
-    return migration.version
