@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -63,6 +64,7 @@ _FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 _PARTITION_FETCH_BYTES_MAX: Final = 128 * 1024
 """Small, so that a batch has records of several partitions: one alone would be published batch by batch."""
 _HEARTBEATS_PER_SESSION: Final = 10
+_OF_A_PORT: Final = (errno.EADDRINUSE, errno.EACCES)
 
 
 def make_store(settings: Settings) -> Store:
@@ -228,7 +230,8 @@ def _serve_http(settings: Settings, health: Health, metrics: Metrics, stack: Asy
     try:
         server.start()
     except OSError as error:
-        raise SettingsError(f"USERTASK_HTTP_PORT {settings.http_port} cannot be used: {error.strerror}") from error
+        about = f"PORT {settings.http_port}" if error.errno in _OF_A_PORT else f"HOST {settings.http_host}"
+        raise SettingsError(f"USERTASK_HTTP_{about} cannot be used: {error.strerror}") from error
     stack.callback(server.stop)
     log.info("http_started", host=settings.http_host, port=server.port)
 
@@ -283,6 +286,7 @@ async def _consumer(settings: Settings, options: Mapping[str, Any]) -> AsyncIter
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level="read_committed",
+        client_rack=settings.kafka_client_rack,
         partition_assignment_strategy=(StickyPartitionAssignor,),
         session_timeout_ms=int(settings.session_timeout_s * 1000),
         heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / _HEARTBEATS_PER_SESSION),

@@ -68,7 +68,8 @@ def client_options(settings: Settings) -> dict[str, Any]:
 def _login(settings: Settings) -> dict[str, Any]:
     login: dict[str, Any] = {"sasl_mechanism": settings.kafka_sasl_mechanism}
     if settings.kafka_sasl_mechanism == "OAUTHBEARER" and settings.kafka_sasl_token_file:
-        return login | {"sasl_oauth_token_provider": _TokenFile(settings.kafka_sasl_token_file)}
+        provider = _TokenFile(settings.kafka_sasl_token_file, settings.sasl_extensions)
+        return login | {"sasl_oauth_token_provider": provider}
     if settings.kafka_sasl_password:
         login["sasl_plain_username"] = settings.kafka_sasl_username
         login["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
@@ -78,8 +79,13 @@ def _login(settings: Settings) -> dict[str, Any]:
 class _TokenFile(AbstractTokenProvider):
     """Gives the token that the file has now: whoever issues tokens replaces it before it expires."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, extensions: dict[str, str]) -> None:
         self._path = path
+        self._extensions = extensions
+
+    def extensions(self) -> dict[str, str]:
+        """Return what goes with the token."""
+        return self._extensions
 
     async def token(self) -> str:
         """Read the token. Raise OSError, which the client takes for a connection that failed."""

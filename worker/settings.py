@@ -3,21 +3,25 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.problem import DEFAULT_PROBLEM_TYPE_BASE
+from worker.addresses import check_store, read_brokers, read_listening_host, sqlite_path
 
 PREFIX: Final = "USERTASK_"
 SECRETS: Final = ("kafka_sasl_password", "store_url")
 
-_PORT_MAX: Final = 65_535
+_EXTENSIONS: Final = re.compile(r"(?:(?:^|, ?)(?!auth=)[A-Za-z]+=[ -+\--~]+)+")
+"""RFC 7628; a comma parts them here, so no value has one."""
 
 Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 
 
@@ -32,10 +36,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
     )
 
+    kafka_security_protocol: Protocol = "PLAINTEXT"
+    """How to talk to the brokers."""
     kafka_bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
     """Brokers to start from: `host:port`, separated by commas."""
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How to talk to the brokers."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     """How to log in, where the security protocol is a SASL one."""
     kafka_sasl_username: str | None = None
@@ -44,12 +48,16 @@ class Settings(BaseSettings):
     """The SASL password."""
     kafka_sasl_token_file: Path | None = None
     """The file with the token of OAUTHBEARER. It is read at each login, so that the token can be renewed."""
+    kafka_sasl_extensions: str | None = None
+    """What OAUTHBEARER tells the broker besides the token: `name=value`, separated by commas."""
     kafka_ssl_cafile: Path | None = None
     """CA certificates (PEM) to trust; the system's if not given."""
     kafka_ssl_certfile: Path | None = None
     """The client's certificate (PEM), for mutual TLS."""
     kafka_ssl_keyfile: Path | None = None
     """The key of the client's certificate (PEM, not encrypted); none if it is in the same file."""
+    kafka_client_rack: str | None = None
+    """The rack or zone of this worker: it then fetches from a replica there, if the brokers choose replicas by rack."""
     group_id: Annotated[str, Field(min_length=1, max_length=200)] = "user-task-worker"
     """The consumer group; transactional ids start with it."""
     commands_topic: Topic = "user-task.commands"
@@ -83,7 +91,7 @@ class Settings(BaseSettings):
     retention_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 7
     """How long a command id is remembered."""
     http_host: str = "127.0.0.1"
-    """The address of /livez, /readyz and /metrics."""
+    """The address of /livez, /readyz and /metrics; `::` is all, of IPv4 too."""
     http_port: Annotated[int, Field(ge=-1, le=65_535)] = 8080
     """Their port; 0 picks a free one, -1 switches them off."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -95,16 +103,20 @@ class Settings(BaseSettings):
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod
-    def _addresses(cls, servers: str) -> str:
-        for server in servers.split(","):
-            host, _, port = server.strip().rpartition(":") if ":" in server else (server.strip(), "", "9092")
-            if not host or not port.isdecimal() or not 0 < int(port) <= _PORT_MAX:
-                raise ValueError("not host:port, separated by commas")
-            try:
-                host.encode("idna")
-            except UnicodeError:
-                raise ValueError("a host name with a part that is empty or too long") from None
-        return servers
+    def _addresses(cls, servers: str, read: ValidationInfo) -> str:
+        return read_brokers(servers, read.data.get("kafka_security_protocol"), get_args(Protocol))
+
+    @field_validator("kafka_sasl_extensions")
+    @classmethod
+    def _known_by_name(cls, extensions: str | None) -> str | None:
+        if extensions is not None and not _EXTENSIONS.fullmatch(extensions):
+            raise ValueError("not name=value, separated by commas; names are letters, and `auth` is the token's own")
+        return extensions
+
+    @field_validator("http_host")
+    @classmethod
+    def _to_listen_on(cls, host: str) -> str:
+        return read_listening_host(host)
 
     @field_validator("reply_topics")
     @classmethod
@@ -118,16 +130,9 @@ class Settings(BaseSettings):
     @field_validator("store_url")
     @classmethod
     def _a_known_store(cls, url: SecretStr) -> SecretStr:
-        try:
-            parts = urlsplit(url.get_secret_value())
-            parts.port  # noqa: B018 - raises for one that is no number; its own text would repeat the URL
-        except ValueError:
-            raise ValueError("its host or port cannot be read") from None
-        if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
-            return url
-        if parts.scheme in {"postgresql", "postgres"} and parts.path.strip("/"):
-            return url
-        raise ValueError("neither sqlite:///FILE nor postgresql://user:password@host/database")
+        text = url.get_secret_value().strip()
+        check_store(text)
+        return SecretStr(text)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -163,8 +168,13 @@ class Settings(BaseSettings):
     @property
     def sqlite_path(self) -> Path | None:
         """Give the SQLite file, or None if the store is another."""
-        parts = urlsplit(self.store_url.get_secret_value())
-        return Path(parts.path[1:]) if parts.scheme == "sqlite" else None
+        return sqlite_path(self.store_url.get_secret_value())
+
+    @property
+    def sasl_extensions(self) -> dict[str, str]:
+        """Give the extensions of OAUTHBEARER by name."""
+        given = (self.kafka_sasl_extensions or "").split(",")
+        return {name: value for name, _, value in (one.strip().partition("=") for one in given if one)}
 
 
 def load_settings(environment: dict[str, str] | None = None) -> Settings:
@@ -185,11 +195,30 @@ def _secrets_from_files(environment: dict[str, str]) -> dict[str, Any]:
             continue
         if environment.get(variable):
             raise SettingsError(f"{variable} and {variable}_FILE are both set")
-        try:
-            secrets[name] = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{variable}_FILE cannot be read: {type(error).__name__}") from None
+        secrets[name] = _read_secret(f"{variable}_FILE", path)
     return secrets
+
+
+def _read_secret(variable: str, path: str) -> str:
+    """Read a file without its last line break: editors and `echo` end a file with one, and all else may be meant."""
+    shown = "what it names" if "://" in path else path  # somebody may have put the secret itself there
+    try:
+        secret = re.sub(r"\r?\n\Z", "", Path(path).read_bytes().decode())
+    except OSError as error:
+        raise SettingsError(f"{variable}: {shown} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}: {shown} is not UTF-8") from None
+    if not secret:
+        raise SettingsError(f"{variable}: {shown} is empty")
+    return secret
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Give the variables with the worker's prefix that set nothing, each with the known name that is most like it."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {f"{PREFIX}{name.upper()}_FILE" for name in SECRETS}
+    given = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return {name: next(iter(get_close_matches(name.upper(), known, 1)), None) for name in given}
 
 
 def _in_words(error: Any) -> str:

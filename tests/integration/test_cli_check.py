@@ -42,6 +42,7 @@ NOWHERE = Topics("no.commands", "no.events", "no.rejections", "no.commands.dlq")
 SECRET = "hunter2"
 CHECKS = [
     "settings",
+    "variables",
     "broker",
     "broker version",
     "session timeout",

@@ -122,6 +122,11 @@ def keys_seen(wire: Wire) -> list[bytes | None]:
         pytest.param("KAFKA_SECURITY_PROTOCOL", "TELNET", id="an unknown protocol"),
         pytest.param("STORE_URL", "mysql://localhost/tasks", id="an unknown store"),
         pytest.param("STORE_URL", "user-tasks.db", id="a store that is no URL"),
+        pytest.param("STORE_URL", "postgresql://u:p@db/tasks?sslmod=require", id="a misspelt parameter of a store"),
+        pytest.param("STORE_URL", "sqlite:///:memory:", id="a store in memory"),
+        pytest.param("STORE_URL", "sqlite:///tasks.db?mode=ro", id="a file with parameters"),
+        pytest.param("KAFKA_BOOTSTRAP_SERVERS", "SASL_SSL://kafka:9092", id="a scheme of another protocol"),
+        pytest.param("HTTP_HOST", "::1::", id="no address to listen on"),
     ],
 )
 def test_a_wrong_setting_is_named_and_nothing_is_started(tmp_path, name, value):
@@ -171,7 +176,15 @@ def test_without_its_store_it_ends_after_the_start_timeout(kafka, tmp_path):
     assert "hunter2" not in ended.stderr + ended.stdout
 
 
-# Topics not ready: 4
+# Topics or store not ready: 4
+
+
+def test_a_store_without_the_tls_that_its_url_asks_for_ends_it_at_once(postgres, tmp_path):
+    url = f"{postgres.url}{'&' if '?' in postgres.url else '?'}sslmode=require"
+    env = environment(nowhere(), NOWHERE, STORE_URL=url, START_TIMEOUT_S="3000")
+    ended = run_cli("run", env=env, cwd=tmp_path)
+    assert ended.returncode == 4, ended.stderr
+    assert "does not speak TLS" in ended.stderr
 
 
 def topics_without(bootstrap_servers: str, missing: str | None, **dead_letters) -> Topics:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -49,6 +50,7 @@ from worker.settings import SettingsError, load_settings
 
 ACLS = documented_acls()
 SHORT_START_S = 2
+DEFECT = "from worker.cli import main, probing; probing._ask = lambda *_: 1 / 0; main()"
 SECRETS = [PASSWORD, "wrong-password"]
 """What must never be seen; the tests add the tokens and keys that they make."""
 
@@ -152,6 +154,13 @@ def test_with_the_documented_rights_alone_all_works(broker, topics, tmp_path, ca
         assert worker.terminate() == 0
     assert reasons(worker, "poll_failed") + reasons(worker, "consumer_paused") == ""
     assert {line["level"] for line in logged(worker)} >= {"debug", "info"}
+
+
+def test_extensions_of_the_login_and_the_protocol_as_a_scheme_are_taken(broker, tmp_path, case):
+    how = login(broker, tmp_path, "OAUTHBEARER")
+    how["KAFKA_BOOTSTRAP_SERVERS"] = f"SASL_SSL://{how['KAFKA_BOOTSTRAP_SERVERS']}"
+    it = case(how | {"KAFKA_SASL_EXTENSIONS": "logicalCluster=lkc-1,identityPoolId=pool-1"})
+    assert it.checked(0) == {}
 
 
 def without(missing: Acl) -> list[Acl]:
@@ -559,9 +568,10 @@ def test_no_secret_is_seen_by_whoever_asks_for_everything(broker, topics, tmp_pa
 
 
 def test_no_secret_is_in_a_traceback(broker, tmp_path, case):
-    it = case(acls=[], HTTP_HOST="a" * 70, KAFKA_SASL_PASSWORD=PASSWORD, KAFKA_SASL_PASSWORD_FILE="")
-    shown = run_cli("health", env=it.env, cwd=tmp_path)
-    assert "UnicodeError" in clean(shown.stdout, shown.stderr)
+    it = case(acls=[], KAFKA_SASL_PASSWORD=PASSWORD, KAFKA_SASL_PASSWORD_FILE="")
+    words = [sys.executable, "-c", DEFECT, "health"]
+    shown = subprocess.run(words, env=it.env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert "ZeroDivisionError" in clean(shown.stdout, shown.stderr)
 
 
 # Hostile commands: refused, within the usual time, and the next one of the partition is worked off

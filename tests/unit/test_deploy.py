@@ -123,7 +123,8 @@ def test_the_probes_ask_where_the_worker_answers():
     assert {own["USERTASK_HTTP_PORT"], *re.findall(r"^EXPOSE (\d+)", DOCKERFILE, re.MULTILINE)} == {
         str(port["containerPort"])
     }
-    assert own["USERTASK_HTTP_HOST"] == "0.0.0.0"
+    assert own["USERTASK_HTTP_HOST"] == "::"
+    assert re.search(r"USERTASK_HTTP_HOST=(\S+)", DOCKERFILE)[1] == "::"
     asked = {probe: WORKER[probe]["httpGet"] for probe in ("livenessProbe", "readinessProbe")}
     assert asked == {
         "livenessProbe": {"path": "/livez", "port": port["name"]},

@@ -290,13 +290,30 @@ def test_a_stopped_server_frees_its_port_and_may_be_stopped_again(health: Health
     assert server.port == 0
 
 
-def test_an_ipv6_address_can_be_listened_on(health: Health, registry: CollectorRegistry) -> None:
-    server = HealthServer("::1", 0, health, registry)
+@pytest.mark.parametrize(("host", "asked"), [("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])])
+def test_an_ipv6_address_can_be_listened_on_and_all_of_both_kinds(
+    health: Health, registry: CollectorRegistry, host: str, asked: list[str]
+) -> None:
+    server = HealthServer(host, 0, health, registry)
     try:
-        server.start()
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
     except OSError:
-        pytest.skip("this machine has no IPv6")
-    with urllib.request.urlopen(f"http://[::1]:{server.port}/livez", timeout=10) as response:
+        pytest.skip("IPV6 IS NOT TESTED: this machine has no ::1")
+    server.start()
+    for one in asked:
+        with urllib.request.urlopen(f"http://{one}:{server.port}/livez", timeout=10) as response:
+            assert response.read() == b"ok\n"
+    server.stop()
+
+
+def test_where_there_is_no_ipv6_all_is_all_of_ipv4(
+    health: Health, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    server = HealthServer("::", 0, health, registry)
+    server.start()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/livez", timeout=10) as response:
         assert response.read() == b"ok\n"
     server.stop()
 

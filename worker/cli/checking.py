@@ -1,6 +1,8 @@
 """All that has to be true before a worker runs, looked at one by one: a broken thing does not hide the next."""
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -17,7 +19,7 @@ from worker.cli.tables import for_people, print_table
 from worker.cli.topic_checks import ClusterFacts, Finding, bad, check_limits, check_topics, good, read_facts
 from worker.exit_codes import ExitCode
 from worker.kafka import BrokerUnreachableError, topic_names
-from worker.settings import Settings
+from worker.settings import PREFIX, Settings, unknown_variables
 from worker.stores.lookup import Lookup
 from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError
 
@@ -31,7 +33,7 @@ def run_checks(*, as_json: bool) -> ExitCode:
 
 
 async def _run_checks(settings: Settings, *, as_json: bool) -> ExitCode:
-    findings = [_settings(settings)]
+    findings = [_settings(settings), _variables(os.environ)]
     facts, of_broker = await _broker(settings)
     findings += of_broker
     if facts is not None:
@@ -57,6 +59,15 @@ def exit_code_of_findings(findings: list[Finding]) -> ExitCode:
 def _settings(settings: Settings) -> Finding:
     changed = ", ".join(f"{name}={value}" for name, value in changed_settings(settings).items())
     return good("settings", changed or "all at their defaults")
+
+
+def _variables(environment: Mapping[str, str]) -> Finding:
+    """Name what is set and sets nothing: a worker runs without it, and warns."""
+    unknown = unknown_variables(environment)
+    if not unknown:
+        return good("variables", f"each {PREFIX}… variable is a setting")
+    named = [name if nearest is None else f"{name} (perhaps {nearest})" for name, nearest in unknown.items()]
+    return Finding("variables", "warning", f"no settings, and without effect: {', '.join(named)}")
 
 
 async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding]]:

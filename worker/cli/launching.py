@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from worker import app
 from worker.exit_codes import ExitCode
-from worker.settings import load_settings
+from worker.settings import load_settings, unknown_variables
 from worker.telemetry.exporting import spans_exported
 from worker.telemetry.logs import configure_logging
 from worker.version import worker_version
+
+log = structlog.stdlib.get_logger(__name__)
 
 _GARBAGE_THRESHOLDS: Final = (100_000, 50, 100)
 """New objects before a collection: with Python's own 700, looking for cycles that a batch does not have costs a fifth
@@ -22,6 +26,8 @@ def launch() -> ExitCode:
     """Run one worker to its end. Raise SettingsError."""
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
+    for variable, nearest in unknown_variables(os.environ).items():
+        log.warning("setting_unknown", variable=variable, nearest=nearest)
     with spans_exported(os.environ, worker_version()):
         tune_garbage_collection()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -12,7 +12,7 @@ from worker.cli.tables import for_people, print_table
 from worker.exit_codes import ExitCode
 from worker.settings import Settings, SettingsError, load_settings
 
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - what is listened on, not ours
+_EVERYWHERE: Final = dict.fromkeys(("0.0.0.0", "::", ""), "127.0.0.1")  # noqa: S104 - what is listened on, not ours
 _ANSWER_BYTES_MAX: Final = 1_000_000
 
 

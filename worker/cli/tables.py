@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 from rich.text import Text
 
-_STYLES: Final[Mapping[str, str]] = {"ok": "green", "red": "red", "skipped": "dim"}
+_STYLES: Final[Mapping[str, str]] = {"ok": "green", "warning": "yellow", "red": "red", "skipped": "dim"}
 
 
 def for_people(*, as_json: bool) -> bool:

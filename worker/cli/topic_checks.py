@@ -25,7 +25,7 @@ class Finding:
     """One check: its name, how it came out, and why."""
 
     name: str
-    result: Literal["ok", "red", "skipped"]
+    result: Literal["ok", "warning", "red", "skipped"]
     detail: str
     is_unreachable: bool = False
 

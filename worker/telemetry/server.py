@@ -23,6 +23,8 @@ from worker.telemetry.health import Check, Health
 
 _MAX_CONNECTIONS: Final = 32
 _POLL_INTERVAL_S: Final = 0.1
+_EVERYWHERE: Final = "::"
+_EVERYWHERE_OF_IPV4: Final = "0.0.0.0"  # noqa: S104 - for one who has asked for all
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -33,7 +35,7 @@ class HealthServer:
     The probes answer 200 or 503 in plain text, or in JSON if the query says `verbose`.
 
     Args:
-        host: name or address to listen on, IPv4 or IPv6.
+        host: name or address to listen on, IPv4 or IPv6; `::` is all of both.
         port: TCP port; 0 picks a free one.
         health: what the probes tell.
         registry: what `/metrics` tells.
@@ -144,6 +146,8 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def __init__(self, host: str, port: int, endpoints: _Endpoints, request_timeout_s: float) -> None:
         self._request_timeout_s = request_timeout_s
+        if host == _EVERYWHERE and not socket.has_dualstack_ipv6():
+            host = _EVERYWHERE_OF_IPV4  # a machine without IPv6 has no other
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._opened: dict[socket.socket, float] = {}  # in the order of opening
         self._lock = Lock()
@@ -152,6 +156,8 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def server_bind(self) -> None:
         """Bind without the reverse look-up of the host's name that the base class does, which may take seconds."""
+        if self.address_family == socket.AF_INET6:  # of IPv4, too, whatever the system's default is
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
