@@ -253,7 +253,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         try:
             taken = await unless_stopped(self._stop, self._attempt, self._health.tick)
         except _EXPECTED as error:
-            self._wait_before_retry(error)
+            self._wait_before_retry(error, fenced=isinstance(error, StoreFencedError))
             return
         finally:
             self._attempt = None

@@ -18,7 +18,7 @@ from worker.blocked import Blocked
 from worker.publisher import Publisher, Publishers
 from worker.session import Decided, Held, Outgoing
 from worker.starting import Found, Start, find_start
-from worker.stores.port import PartitionRow, Store, TopicIdentity
+from worker.stores.port import PartitionRow, Store, StoreFencedError, TopicIdentity
 from worker.survey import Extent
 from worker.telemetry.tracing import Tracing
 
@@ -91,6 +91,9 @@ class Takeover:
     async def _start(self, publisher: Publisher, owners: Mapping[int, int]) -> Taken:
         committed = await self._publishers.final_offsets(publisher.transactional_id, self._topic, owners)
         found = await self._find(owners, committed)
+        if lost := sorted(number for number, owner in owners.items() if found[number].row.owner != owner):
+            # K was read before they wrote: it says nothing of the rows as they are now
+            raise StoreFencedError(f"{self._topic}: others have taken partitions {lost} over meanwhile")
         starts: dict[int, Start] = {}
         blocked: dict[int, Blocked] = {}
         for partition in sorted(owners):
