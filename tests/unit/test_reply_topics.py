@@ -1,6 +1,7 @@
 """What is remembered of reply topics: which were refused, for how long, and what does not count."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from aiokafka import client
@@ -164,6 +165,21 @@ async def test_the_workers_own_topics_are_forbidden_before_anybody_is_asked():
     memory = ReplyTopics(["commands", "events"])
 
     assert await memory.shapes(nobody(), ["commands", "events"]) == {"commands": FORBIDDEN, "events": FORBIDDEN}
+
+
+def test_each_reply_that_is_left_out_is_told_at_once_or_with_the_next_line(clock):
+    counted = Counter()
+    memory = ReplyTopics(on_ignored=lambda number: counted.update(replies=number), clock=clock)
+    with capture_logs() as lines:
+        for number in range(1000):
+            memory.tell_left_out(Counter({(f"t{number}", UNKNOWN): 1}))
+        assert len(lines) == 10
+        clock.now_s += 1
+        memory.tell_left_out(Counter({("last", UNKNOWN): 1}))
+
+    assert sum(line["replies"] for line in lines) == counted["replies"] == 1001
+    assert lines[0]["by"] == {"t0: unknown": 1}
+    assert (len(lines), max(len(line["by"]) for line in lines)) == (11, 20)
 
 
 def test_the_kafka_client_asks_for_topics_without_making_them():

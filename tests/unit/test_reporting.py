@@ -56,6 +56,17 @@ def transition(state: UserTaskState) -> Transition:
     return Transition(event_type=event_type, task=task, action="create", variables={})
 
 
+def test_replies_that_the_decision_left_out_are_counted_and_logged_with_topic_and_reason(it: Bench) -> None:
+    left_out = Counter({("a", "not allowed"): 2, ("b?", "no topic's name"): 1})
+    with capture_logs() as lines:
+        it.reporter.saved(3, Report(left_out=left_out), 0.01)
+        it.reporter.saved(3, Report(), 0.01)
+
+    assert it.sample("usertask_replies_ignored_total") == 3
+    [line] = [line for line in lines if line["event"] == "replies_left_out"]
+    assert (line["replies"], line["by"]) == (3, {"a: not allowed": 2, "b?: no topic's name": 1})
+
+
 def test_a_batch_is_counted_by_outcome(it: Bench) -> None:
     states = [UserTaskState.CREATED] * 3 + [UserTaskState.CANCELED]
     it.reporter.saved(6, Report(transitions=[transition(state) for state in states], duplicates=2), 0.01)
