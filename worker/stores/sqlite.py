@@ -1,7 +1,6 @@
 """The embedded store: one SQLite file, for one worker. The standard library's driver on a thread of its own."""
 
 import asyncio
-import fcntl
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from worker.stores.rows import (
     task_to_row,
 )
 from worker.stores.sqlite_adoption import adopt
+from worker.stores.sqlite_file import lock, resolved, words_for_a_person, words_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +42,9 @@ T = TypeVar("T")
 _PARAMETERS_MAX: Final = 10_000  # below SQLite's own limit of 32,766
 _BUSY_TIMEOUT_S: Final = 5
 
+_VERSIONS: Final = """
+CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL) STRICT;
+"""
 _FOR_BATCHES: Final = ("wal_autocheckpoint = 4000", "cache_size = -16384")
 """Pages of 4 KiB in the log before they are moved to the file, and KiB of memory: a batch writes more than 2 MiB."""
 
@@ -132,10 +135,16 @@ class _File:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        self._lock = self._lock or _lock(self._path)
+        path = resolved(self._path)
+        self._lock = self._lock or lock(path)
         with _errors_mapped():
-            self._connection = self._connection or _connect(self._path)
-            _migrate(self._connection)
+            try:
+                self._connection = self._connection or _connect(path)
+            except sqlite3.Error as error:
+                words = words_for_a_person(error)
+                if words is None:
+                    raise
+                raise StoreNotReadyError(words) from None
 
     def close(self) -> None:
         if self._connection:
@@ -218,46 +227,32 @@ class _File:
         return self._connection
 
 
-def _lock(path: Path) -> IO[str]:
-    """Keep other workers out for as long as this process lives, whatever ends it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("w")
-    except OSError as error:
-        raise StoreNotReadyError(f"{path} cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise StoreNotReadyError(
-            f"{path} is in use by another worker; SQLite serves one process only, use PostgreSQL to run several"
-        ) from None
-    return lock
-
-
 def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
-        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.Error as error:
-        raise StoreNotReadyError(f"{path} cannot be opened as a SQLite database: {error}") from error
-    # NORMAL may lose committed transactions in a power cut, after their offsets have been committed to Kafka
-    for setting in ("synchronous = FULL", "foreign_keys = ON", *_FOR_BATCHES):
-        connection.execute(f"PRAGMA {setting}")
+        _migrate(connection)  # first: nothing is changed in a file that is another program's
+        # NORMAL may lose committed transactions in a power cut, after their offsets have been committed to Kafka
+        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", *_FOR_BATCHES):
+            connection.execute(f"PRAGMA {setting}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    columns = "version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL"
-    connection.execute(f"CREATE TABLE IF NOT EXISTS schema_migrations ({columns}) STRICT")
-    applied = {version for (version,) in connection.execute("SELECT version FROM schema_migrations")}
+    exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'").fetchone()
+    listed = connection.execute("SELECT version, applied_at_ms FROM schema_migrations") if exists else ()
+    applied = {version for version, _ in listed}
     known = migrations("sqlite")
+    if applied and known[0].version not in applied:
+        raise StoreNotReadyError("the SQLite file is another program's: give the worker a file of its own")
     if applied - {migration.version for migration in known}:
         raise StoreNotReadyError("the SQLite file was written by a newer release of the worker")
     for migration in known:
         if migration.version not in applied:
             note = f"INSERT INTO schema_migrations VALUES ({migration.version}, {time.time_ns() // 1_000_000});"  # noqa: S608
-            connection.executescript(f"BEGIN;\n{migration.sql}\n{note}\nCOMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE;\n{_VERSIONS}\n{migration.sql}\n{note}\nCOMMIT;")
 
 
 def _advance(connection: sqlite3.Connection, topic: str, advance: Advance) -> int:
@@ -315,5 +310,4 @@ def _errors_mapped() -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
         raise StoreRefusedError(type(error).__name__) from None
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorname", None)
-        raise StoreUnavailableError(f"SQLite: {code or type(error).__name__}") from None
+        raise StoreUnavailableError(words_of(error)) from None

@@ -13,6 +13,7 @@ from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, t
 from worker.stores.migrations import migrations
 from worker.stores.port import PartitionRow, StoreNotReadyError, StoreUnavailableError
 from worker.stores.rows import partitions_from_rows, task_from_row
+from worker.stores.sqlite_file import words_for_a_person, words_of
 from worker.stores.sqlite_sql import PARTITIONS
 
 _BUSY_TIMEOUT_S: Final = 5
@@ -87,7 +88,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
     except sqlite3.Error as error:
-        raise StoreNotReadyError(f"{path} cannot be opened as a SQLite database: {error}") from error
+        raise StoreNotReadyError(words_for_a_person(error) or words_of(error)) from None
     try:
         _check_schema(connection)
     except BaseException:
@@ -100,9 +101,10 @@ def _check_schema(connection: sqlite3.Connection) -> None:
     try:
         applied = {version for (version,) in connection.execute("SELECT version FROM schema_migrations")}
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
-            raise StoreUnavailableError("SQLite: SQLITE_BUSY") from None
-        raise StoreNotReadyError("the SQLite file is no store of a worker") from None
+        words = words_for_a_person(error)
+        if words is None:
+            raise StoreUnavailableError(words_of(error)) from None
+        raise StoreNotReadyError(words) from None
     if applied != {migration.version for migration in migrations("sqlite")}:
         raise StoreNotReadyError("the SQLite file was written by another release of the worker: `run` brings it up")
 
@@ -121,6 +123,8 @@ def _errors_mapped() -> Iterator[None]:
     """Let no driver error pass the port, nor its text."""
     try:
         yield
-    except (sqlite3.Error, OverflowError) as error:
-        code = getattr(error, "sqlite_errorname", None)
-        raise StoreUnavailableError(f"SQLite: {code or type(error).__name__}") from None
+    except OverflowError as error:
+        raise StoreUnavailableError(f"SQLite: {type(error).__name__}") from None
+    except sqlite3.Error as error:
+        words = words_for_a_person(error)
+        raise (StoreUnavailableError(words_of(error)) if words is None else StoreNotReadyError(words)) from None

@@ -1,0 +1,73 @@
+"""A SQLite file as the file system has it: who holds it, and what is said of one that cannot be used."""
+
+import fcntl
+import sqlite3
+from pathlib import Path
+from typing import IO, Final
+
+from worker.stores.port import StoreNotReadyError
+
+_DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_FOR_A_PERSON: Final = {
+    "SQLITE_ERROR": "the SQLite file is another program's: give the worker a file of its own",
+    "SQLITE_READONLY": "the SQLite file, or its folder, cannot be written",
+    "SQLITE_CANTOPEN": "the SQLite file, or its folder, cannot be opened or written",
+    "SQLITE_PERM": "the SQLite file cannot be opened: permission denied",
+}
+
+
+def resolved(path: Path) -> Path:
+    """Return the one file that all spellings of a path lead to. Raise StoreNotReadyError if it has several names."""
+    try:
+        file = path.resolve()
+        names = file.stat().st_nlink if file.exists() else 1
+    except (OSError, RuntimeError) as error:  # links in a ring, by Python's version
+        raise StoreNotReadyError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+    if names > 1:
+        raise StoreNotReadyError(f"{path} has several names (hard links), under which it would be damaged: leave one")
+    return file
+
+
+def lock(path: Path) -> IO[str]:
+    """Keep other workers out of a resolved path for as long as this process lives, whatever ends it.
+
+    Raise StoreNotReadyError where another one is in, or nothing can be locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = path.with_name(path.name + ".lock").open("w")
+    except OSError as error:
+        raise StoreNotReadyError(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise StoreNotReadyError(
+            f"{path} is in use by another worker; SQLite serves one process only, use PostgreSQL to run several"
+        ) from None
+    except OSError as error:
+        held.close()
+        raise StoreNotReadyError(
+            f"{path} cannot be locked: {error.strerror}. SQLite needs a disk of this machine, not NFS or the like"
+        ) from None
+    return held
+
+
+def words_of(error: sqlite3.Error) -> str:
+    """Say what happened by its code: the text may repeat a value."""
+    code = _code(error)
+    if code.startswith(_DAMAGED):
+        return f"the SQLite file is damaged ({code}): restore it from a backup (docs/operating.md, Backup and restore)"
+    return f"SQLite: {code or type(error).__name__}"
+
+
+def words_for_a_person(error: sqlite3.Error) -> str | None:
+    """Put into words what was met while opening and no waiting mends, or return None for what may pass."""
+    code = _code(error)
+    if code.startswith(_DAMAGED):
+        return words_of(error)
+    return next((f"{words} ({code})" for known, words in _FOR_A_PERSON.items() if code.startswith(known)), None)
+
+
+def _code(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", None) or ""
