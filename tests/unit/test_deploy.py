@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from worker.settings import PREFIX, SECRETS, Settings, load_settings
+from worker.settings import PREFIX, SECRETS, Settings, load_settings, unknown_variables
 from worker.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +164,34 @@ def test_the_image_is_of_this_version():
     [image] = read(BASE / "kustomization.yml")["images"]
     assert {one["image"] for one in CONTAINERS.values()} == {image["name"]}
     assert image["newTag"] == project["version"]
+
+
+# Compose
+
+
+def test_no_container_needs_to_read_what_its_user_may_not():
+    """After `umask 077` the files of this folder are their owner's, and the containers' users are others."""
+    compose = read(ROOT / "docker-compose.yml")
+    mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", ())]
+    assert {volume.partition(":")[0] for volume in mounted} == compose["volumes"].keys()
+    assert not {"secrets", "configs"} & compose.keys()
+    for name in ("prometheus", "grafana"):
+        build = compose["services"][name]["build"]
+        copied = re.findall(r"^COPY (?:--chown=\d+:\d+) (\S+) /\S+$", build["dockerfile_inline"], re.MULTILINE)
+        assert len(copied) == build["dockerfile_inline"].count("COPY")
+        assert all((ROOT / build["context"] / path).is_dir() for path in copied)
+
+
+def test_the_workers_of_the_compose_file_take_their_settings_and_its_password(monkeypatch):
+    compose = read(ROOT / "docker-compose.yml")
+    for name in ("init", "worker"):
+        given = compose["services"][name]["environment"]
+        for variable, value in given.items():
+            monkeypatch.setenv(variable, str(value).replace("${POSTGRES_PASSWORD:-development-only}", "changed"))
+        assert not unknown_variables(given)
+        assert load_settings().store_url.get_secret_value().startswith("postgresql://worker:changed@postgres:5432/")
+    asked = compose["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    assert asked in compose["services"]["worker"]["environment"]["USERTASK_STORE_URL"]
 
 
 # KEDA
