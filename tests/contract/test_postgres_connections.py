@@ -227,6 +227,26 @@ async def test_files_that_are_none_are_named(encrypted, certificates, tmp_path):
     )
 
 
+async def test_a_certificate_that_is_no_longer_trusted_is_an_outage_and_no_commands_fault(
+    encrypted, certificates, tmp_path
+):
+    ca, _, stranger = certificates
+    trusted = tmp_path / "ca.crt"
+    shutil.copy(ca.certificate, trusted)
+    store = PostgresStore(Url(encrypted).with_(sslmode="verify-full", sslrootcert=str(trusted)))
+    await store.open()
+    await take_over(store, 0)
+    shutil.copy(stranger.certificate, trusted)
+    await store._pool.expire_connections()
+    for content in (stranger.certificate.read_bytes(), None):
+        trusted.write_bytes(content) if content else trusted.unlink()
+        with pytest.raises(StoreUnavailableError):
+            await save(store, [an_advance(0, 1)])
+    shutil.copy(ca.certificate, trusted)
+    await save(store, [an_advance(0, 1)])
+    await store.close()
+
+
 async def test_verifying_needs_somebody_to_trust(encrypted, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert "sslrootcert" in await refused(Url(encrypted).with_(sslmode="verify-full"))

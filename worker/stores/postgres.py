@@ -18,6 +18,7 @@ from worker.stores.port import (
     PartitionRow,
     Snapshot,
     StoreFencedError,
+    StoreNotReadyError,
     StoreUnavailableError,
     TopicIdentity,
 )
@@ -219,15 +220,18 @@ class PostgresStore:
         pool = self._pool
         if pool is None:
             raise StoreUnavailableError("the PostgreSQL store is not open")
-        async with pool.acquire(timeout=self._acquire_timeout_s) as connection:
-            try:
-                yield connection
-            except TimeoutError:
-                connection.terminate()  # it does not answer: to say goodbye would take as long again
-                raise
-            except READ_ONLY:
-                await pool.expire_connections()  # the server became a standby: look for its successor
-                raise
+        try:
+            async with pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                try:
+                    yield connection
+                except TimeoutError:
+                    connection.terminate()  # it does not answer: to say goodbye would take as long again
+                    raise
+                except READ_ONLY:
+                    await pool.expire_connections()  # the server became a standby: look for its successor
+                    raise
+        except StoreNotReadyError as error:  # a file that the URL names is gone, while the worker runs
+            raise StoreUnavailableError(str(error)) from None
 
 
 async def _leave_as_is(_connection: Any) -> None:

@@ -103,10 +103,19 @@ _OF_A_POOLER: Final = {
 """PgBouncer has one code for all that it says, outages too; by what it says where only a person can help."""
 
 
+def _is_of_the_data(error: BaseException) -> bool:
+    """Return whether this is the driver's own data error, for what does not fit its column.
+
+    It hides behind a server's error of the same name, so it is known by its bases. Certificates that are not trusted
+    are ValueErrors as well, and no command's fault.
+    """
+    is_a_value = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    return is_a_value and not isinstance(error, asyncpg.ClientConfigurationError)
+
+
 def _mapped(error: BaseException) -> StoreError:
     sqlstate = getattr(error, "sqlstate", None) or ""
-    # the driver's own data error, for what does not fit its column, is a ValueError without a code
-    refused = sqlstate.startswith(_REFUSALS) or (isinstance(error, ValueError) and not sqlstate)
+    refused = sqlstate.startswith(_REFUSALS) or _is_of_the_data(error)
     if refused and not is_repeatable(error):
         return StoreRefusedError(f"PostgreSQL: {name_of(error)}")
     meaning = next((f": {words}" for kind, words in _MEANINGS.items() if isinstance(error, kind)), "")
