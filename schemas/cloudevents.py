@@ -26,7 +26,6 @@ COPIED_HEADERS: Final = TRACE_HEADERS + CORRELATION_HEADERS
 _COPIED_HEADERS: Final = frozenset(COPIED_HEADERS)
 BINARY_MODE: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type")
 _BINARY_MODE: Final = frozenset(BINARY_MODE)
-_ENVELOPE_SIGNS: Final = frozenset({"id", "source", "type"})
 _SPEC_VERSION: Final = SPEC_VERSION.encode()
 _JSON_CONTENT_TYPE: Final = JSON_CONTENT_TYPE.encode()
 _STRUCTURED_CONTENT_TYPE: Final = STRUCTURED_CONTENT_TYPE.encode()
@@ -67,11 +66,18 @@ def copied_headers(headers: Mapping[str, bytes]) -> tuple[Header, ...]:
     return copied if sum(len(value) for _, value in copied) <= MAX_COPIED_BYTES else ()
 
 
-def refuse_contradictions(headers: Respelt) -> None:
-    """Raise EnvelopeError if two spellings of a header that decides anything have different values."""
+def refuse_spellings(headers: Respelt, *, structured: bool) -> None:
+    """Raise EnvelopeError for spellings that disagree, and for misspelt attributes where headers are what counts."""
     for name in (CONTENT_TYPE, IDEMPOTENCY_KEY):
         if name in headers.contradictory:
             raise EnvelopeError(f"The header {name} is there in several spellings, with different values.")
+    if headers.misspelt and not structured:
+        names = ", ".join(sorted(headers.misspelt))
+        if headers.keys() >= headers.misspelt:
+            raise EnvelopeError(f"Headers spell {names} in another way as well, with another value.")
+        raise EnvelopeError(
+            f"Headers spell {names} in another way; CloudEvents attributes have to be named exactly so."
+        )
 
 
 def is_structured(headers: Mapping[str, bytes]) -> bool:
@@ -100,9 +106,7 @@ def media_type_of(content_type: bytes) -> bytes:
 
 
 def attributes_from_headers(headers: Mapping[str, bytes]) -> Attributes:
-    """Read binary mode or plain JSON. Raise EnvelopeError if a header is missing, misspelt or breaks its rule."""
-    if isinstance(headers, Respelt) and headers.misspelt:
-        raise EnvelopeError(_misspelling(headers))
+    """Read binary mode or plain JSON. Raise EnvelopeError if a header is missing or breaks its rule."""
     if _BINARY_MODE.isdisjoint(headers):
         return Attributes(correlation_id=correlation_from_headers(headers), idempotency_key=idempotency_key(headers))
     for name in BINARY_MODE:
@@ -131,18 +135,6 @@ def idempotency_key(headers: Mapping[str, bytes]) -> str | None:
         return None
     max_chars = MAX_REDRIVE_KEY_CHARS if key.startswith(REDRIVE_KEY_PREFIX.encode()) else MAX_ID_CHARS
     return _checked(IDEMPOTENCY_KEY, _utf8(IDEMPOTENCY_KEY, key), max_chars)
-
-
-def _misspelling(headers: Respelt) -> str:
-    names = ", ".join(sorted(headers.misspelt))
-    if headers.keys() >= headers.misspelt:
-        return f"Headers spell {names} in another way as well, with another value."
-    return f"Headers spell {names} in another way; CloudEvents attributes have to be named exactly so."
-
-
-def looks_like_an_envelope(members: Mapping[str, Any]) -> bool:
-    """Tell whether a command is wrapped in a CloudEvents envelope. No command has a member `specversion`."""
-    return "specversion" in members and not _ENVELOPE_SIGNS.isdisjoint(members)
 
 
 def attributes_from_envelope(envelope: Mapping[str, Any], headers: Mapping[str, bytes]) -> Attributes:

@@ -41,11 +41,12 @@ def last_values(headers: Iterable[Header]) -> dict[str, bytes]:
     What is a known name in another spelling stands under the known name as well, unless that is there itself.
     """
     values = {name: value for name, value in dict(headers).items() if value is not None}
-    return values if values.keys() <= _EXACT else _respelt(values)
+    return values if _EXACT.issuperset(values) else _respelt(values)
 
 
 def _respelt(values: dict[str, bytes]) -> dict[str, bytes]:
-    meanings = {name: meaning for name in values if name not in _EXACT and (meaning := _meaning(name))}
+    unknown = [name for name in values if name not in _EXACT and len(name) <= _MAX_NAME_CHARS]
+    meanings = {name: meaning for name in unknown if (meaning := _meaning(name))}
     if not meanings:
         return values
     respelt = Respelt(values)
@@ -83,12 +84,8 @@ def _media_type(content_type: bytes) -> bytes:
         return content_type
 
 
-def _meaning(name: str) -> str | None:
-    return _meaning_of_short(name) if len(name) <= _MAX_NAME_CHARS else None
-
-
 @lru_cache(maxsize=1024)
-def _meaning_of_short(name: str) -> str | None:
+def _meaning(name: str) -> str | None:
     return _MEANINGS.get(_squeezed(name))
 
 

@@ -21,8 +21,7 @@ from schemas.cloudevents import (
     copied_headers,
     correlation_from_headers,
     is_structured,
-    looks_like_an_envelope,
-    refuse_contradictions,
+    refuse_spellings,
 )
 from schemas.commands import COMMAND_MODELS, Command, CommandType
 from schemas.problem import MAX_ERRORS, MAX_POINTER_CHARS, FieldError
@@ -33,6 +32,8 @@ from worker.strict_json import MAX_DEPTH, NotStrictJsonError, read_object
 
 _COMMAND_TYPES: Final = {kind.value: kind for kind in CommandType}
 _MAP_KEY_PARTS: Final = 3
+_ENVELOPE_ONLY: Final = "specversion"  # no command has a member of this name
+_ENVELOPE_SIGNS: Final = frozenset({"id", "source", "type"})
 _ENVELOPE_WITHOUT_TYPE: Final = (
     f"This looks like a CloudEvents envelope; {CONTENT_TYPE} must be {STRUCTURED_CONTENT_TYPE}."
 )
@@ -195,15 +196,15 @@ def _unreadable(record: Record, headers: Mapping[str, bytes], detail: str) -> Un
 
 
 def _read(record: Record, headers: Mapping[str, bytes]) -> tuple[Attributes, dict[str, Any]]:
-    if isinstance(headers, Respelt):
-        refuse_contradictions(headers)
     structured = is_structured(headers)
+    if isinstance(headers, Respelt):
+        refuse_spellings(headers, structured=structured)
     attributes = None if structured else attributes_from_headers(headers)
     if not record.value:
         raise NotStrictJsonError("The value is empty.")
     if attributes:
         members = read_object(record.value)
-        if looks_like_an_envelope(members):
+        if _ENVELOPE_ONLY in members and not _ENVELOPE_SIGNS.isdisjoint(members):
             raise EnvelopeError(_ENVELOPE_WITHOUT_TYPE)
         return attributes, members
     envelope = read_object(record.value, max_depth=MAX_DEPTH + 1)
