@@ -151,6 +151,7 @@ def _dead_letter() -> Example:
         "__dlq.errors.message": "The value is not JSON.",
         "dlq-error-type": "malformed-command",
         "dlq-failed-at": _ENDED_AT,
+        "dlq-record-timestamp": "1795166999877",
         "dlq-redrive-count": "0",
     }
     return {"headers": headers, "payload": "approve it!"}

@@ -137,6 +137,10 @@ def _dead_letter() -> Schema:
         "__dlq.errors.message": _described(_TEXT, "What was wrong, without a value of the command."),
         "dlq-error-type": _described({"type": "string", "enum": sorted(DEAD_LETTERED)}, "The slug of the problem."),
         "dlq-failed-at": _described(_INSTANT, "When: RFC 3339, in UTC with milliseconds."),
+        "dlq-record-timestamp": _described(
+            {"type": "string", "pattern": "^-?[0-9]+$"},
+            "The timestamp of the command's record, in ms since 1970, as it was; -1: it had none.",
+        ),
         "dlq-redrive-count": _described(_COUNT, "How often it was sent back, from 0."),
     }
     return {

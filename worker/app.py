@@ -47,6 +47,7 @@ from worker.telemetry.loop_lag import measure_for_ever
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.server import HealthServer
 from worker.telemetry.tracing import Tracing
+from worker.timestamps import TimeLimits
 from worker.version import worker_version
 from worker.watch import Watch
 
@@ -86,7 +87,7 @@ class Factories:
     """What makes the two parts that hold the promise; tests hand in their own, to make them fail at exact moments."""
 
     store: Callable[[Settings], Store] = make_store
-    publishers: Callable[[Mapping[str, Any], str, int, ReplyTopics], Publishers] = Publishers
+    publishers: Callable[[Mapping[str, Any], str, int, ReplyTopics, Mapping[str, TimeLimits]], Publishers] = Publishers
 
 
 async def run(settings: Settings, factories: Factories = Factories()) -> ExitCode:
@@ -169,7 +170,8 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     health.set_store_reachable(True)
     smallest = min(shape.max_message_bytes for shape in shapes.values())
     reply_topics = ReplyTopics(shapes.keys(), metrics.replies_ignored_total.inc)
-    publishers = factories.publishers(options, settings.group_id, smallest, reply_topics)
+    times = {name: shape.times for name, shape in shapes.items()}
+    publishers = factories.publishers(options, settings.group_id, smallest, reply_topics, times)
     stack.push_async_callback(publishers.close)
     worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
     watch = Watch(settings.commands_topic, settings.group_id, consumer, store, health, worker.standing)

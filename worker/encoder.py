@@ -28,10 +28,11 @@ _OWN_IDENTITY: Final = frozenset({Problem.MALFORMED_COMMAND, Problem.COMMAND_ID_
 """Rejections that belong to a position rather than to a command id, and so may come several times for one."""
 
 REDRIVE_COUNT: Final = "dlq-redrive-count"
+RECORD_TIMESTAMP: Final = "dlq-record-timestamp"
 _DEAD_LETTER_HEADERS: Final = frozenset(
     {
         *(f"__dlq.errors.{name}" for name in ("topic", "partition", "offset", "group", "delivery.count", "message")),
-        *("dlq-error-type", "dlq-failed-at", REDRIVE_COUNT),
+        *("dlq-error-type", "dlq-failed-at", RECORD_TIMESTAMP, REDRIVE_COUNT),
     }
 )
 
@@ -51,13 +52,14 @@ _CONTENT_TYPES: Final[Mapping[EventType, Header]] = {
 
 
 class OutgoingRecord(NamedTuple):
-    """A record to be published, complete: publishing it twice writes the same bytes twice."""
+    """A record to be published, complete: publishing it twice writes the same key, value and headers twice."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...]
     timestamp_ms: int
+    """When it was decided; the topic may not take that any more (`worker.timestamps`)."""
     partition: int | None = None
     """None leaves it to Kafka's default partitioner (murmur2 of the key)."""
 
@@ -179,7 +181,10 @@ class Encoder:
         return OutgoingRecord(self._to.rejections_topic, record_key, value, headers, now_ms)
 
     def dead_letter(self, received: Received, refusal: Refusal, now_ms: int) -> OutgoingRecord:
-        """Copy a command for the operators: same bytes, same partition, same timestamp, and why (KIP-1191's names)."""
+        """Copy a command for the operators: same bytes, same partition, and why (KIP-1191's names).
+
+        Its timestamp is the failure's, for that is what the topic's retention counts from.
+        """
         record = received.record
         about = {
             "__dlq.errors.topic": record.topic,
@@ -190,14 +195,14 @@ class Encoder:
             "__dlq.errors.message": refusal.detail,
             "dlq-error-type": refusal.problem,
             "dlq-failed-at": write_instant_ms(now_ms),
+            RECORD_TIMESTAMP: record.timestamp,  # as it was: there may be none (-1), or an absurd one
             REDRIVE_COUNT: _redrive_count(record.headers),
         }
         kept = tuple(header for header in record.headers if header[0] not in _DEAD_LETTER_HEADERS)
         headers = kept + tuple((name, str(value).encode()) for name, value in about.items())
-        timestamp_ms = record.timestamp if record.timestamp >= 0 else now_ms  # -1: the producer gave none
         # the commands topic may have been given partitions at run time that this topic lacks: by key then
         partition = record.partition if record.partition < self._to.dead_letters_partitions else None
-        return OutgoingRecord(self._to.dead_letters_topic, record.key, record.value, headers, timestamp_ms, partition)
+        return OutgoingRecord(self._to.dead_letters_topic, record.key, record.value, headers, now_ms, partition)
 
     def obstacle(self, received: Received, address: ReplyAddress) -> str | None:
         """Say why no reply may go there, if so. None may go to a topic of the worker's own, whatever is allowed."""

@@ -17,6 +17,8 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.settings import Settings, SettingsError
+from worker.timestamps import CONFIG as TIMESTAMPS_CONFIG
+from worker.timestamps import NO_LIMITS, TimeLimits, read_limits
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -49,6 +51,8 @@ class TopicShape:
 
     partitions: int
     max_message_bytes: int
+    cleanup_policy: str = "delete"
+    times: TimeLimits = NO_LIMITS
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -133,25 +137,36 @@ async def describe_topics(settings: Settings) -> dict[str, TopicShape]:
             # all topics, since asking for one by name would create it where the broker allows that
             known = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
             names = [name for name in topic_names(settings) if name in known]
-            limits = await _max_message_bytes(admin, names)
+            configs = await _configs(admin, names)
     finally:
         await admin.close()
-    return {name: TopicShape(partitions=known[name], max_message_bytes=limits[name]) for name in names}
+    return {name: _shape(known[name], configs.get(name, {})) for name in names}
 
 
-async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
-    limits = dict.fromkeys(names, DEFAULT_MAX_MESSAGE_BYTES)
+def _shape(partitions: int, config: Mapping[str, str | None]) -> TopicShape:
+    return TopicShape(
+        partitions=partitions,
+        max_message_bytes=int(config.get("max.message.bytes") or DEFAULT_MAX_MESSAGE_BYTES),
+        cleanup_policy=config.get("cleanup.policy") or "delete",
+        times=read_limits(config),
+    )
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str | None]]:
+    """Read what matters of the topics' configurations; of one that may not be read nothing."""
     if not names:
-        return limits
-    asked = [ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": None}) for name in names]
-    responses: list[Any] = await admin.describe_configs(asked)
+        return {}
+    wanted = dict.fromkeys(("max.message.bytes", "cleanup.policy", *TIMESTAMPS_CONFIG))
+    responses: list[Any] = await admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
+    )
+    configs = {}
     for response in responses:
         for code, _, _, name, entries, *_ in response.resources:
             if code:
-                log.warning("topic_config_unreadable", topic=name, error_code=code, assumed=limits[name])
-            for entry in entries:
-                limits[name] = int(entry[1])
-    return limits
+                log.warning("topic_config_unreadable", topic=name, error_code=code, assumed=DEFAULT_MAX_MESSAGE_BYTES)
+            configs[name] = {entry[0]: entry[1] for entry in entries}
+    return configs
 
 
 def check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
@@ -162,6 +177,8 @@ def check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
             f"missing topics: {', '.join(missing)}; `user-task-worker topics create` makes them. If they are there, the"
             " right to them is missing"
         )
+    for name, shape in shapes.items():
+        _check_policy(name, shape)
     commands, dead_letters = shapes[settings.commands_topic], shapes[settings.dead_letters_topic]
     if dead_letters.partitions < commands.partitions:
         raise TopicsNotReadyError(
@@ -178,6 +195,14 @@ def check_shapes(settings: Settings, shapes: Mapping[str, TopicShape]) -> None:
 def rejection_bytes_max(settings: Settings) -> int:
     """Give the largest rejection; one that the command's record key makes larger goes without key."""
     return max(settings.max_record_bytes, REJECTION_BYTES_MAX)
+
+
+def _check_policy(topic: str, shape: TopicShape) -> None:
+    if "compact" in shape.cleanup_policy:
+        raise TopicsNotReadyError(
+            f"{topic} has cleanup.policy {shape.cleanup_policy}, but needs delete: compaction removes records that have"
+            " the same key, and such a topic takes no record without one"
+        )
 
 
 def _check_limit(topic: str, shape: TopicShape, needed: int) -> None:

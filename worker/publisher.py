@@ -17,6 +17,7 @@ from worker.encoder import OutgoingRecord, Reply
 from worker.record_batches import Batches, Sent, append, partition_of, send_all
 from worker.replies import Replies
 from worker.reply_topics import ReplyTopics
+from worker.timestamps import TimeLimits, Timestamps, fitting_ms
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -55,9 +56,11 @@ class Publishers:
         group_id: str,
         max_message_bytes: int,
         reply_topics: ReplyTopics | None = None,
+        times: Mapping[str, TimeLimits] | None = None,
     ) -> None:
         self.reply_topics = reply_topics or ReplyTopics()
         self.coordination = Coordination(client_options, group_id)
+        self.timestamps = Timestamps(times or {})
         self._options = {
             **client_options,
             "request_timeout_ms": _REQUEST_TIMEOUT_S * 1000,
@@ -166,7 +169,7 @@ class Publisher:
     async def _publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
         asked = [record for record in records if type(record) is Reply]
         batches = await self._batches([one for one in records if type(one) is not Reply] if asked else records)
-        replies = Replies(self._producer, self._origin.reply_topics)
+        replies = Replies(self._producer, self._origin.reply_topics, self._origin.timestamps)
         if asked:
             await replies.write(asked)
         await self._producer.begin_transaction()
@@ -189,13 +192,15 @@ class Publisher:
     async def _batches(self, records: Sequence[OutgoingRecord]) -> Batches:
         """Write the records into batches; a tenth of the cost of sending each, and a record may be all null."""
         counts = {topic: len(await self._producer.partitions_for(topic)) for topic in {one.topic for one in records}}
+        limits, now_ms = {topic: self._origin.timestamps.limits(topic) for topic in counts}, time.time_ns() // 1_000_000
         batches: dict[TopicPartition, list[BatchBuilder]] = {}
         for record in records:
             tp = TopicPartition(record.topic, partition_of(record, counts[record.topic]))
             queue = batches.setdefault(tp, [])
-            if not queue or not append(queue[-1], record):
+            timestamp_ms = fitting_ms(record.timestamp_ms, now_ms, limits[record.topic])
+            if not queue or not append(queue[-1], record, timestamp_ms):
                 queue.append(self._producer.create_batch())
-                append(queue[-1], record)
+                append(queue[-1], record, timestamp_ms)
         return batches
 
     async def _deliver(self, batches: Batches) -> None:

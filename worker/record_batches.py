@@ -17,11 +17,9 @@ Sent = list[tuple[str, "asyncio.Future[Any]"]]
 """The topic of each batch that was sent, and what becomes of it."""
 
 
-def append(batch: BatchBuilder, record: OutgoingRecord) -> bool:
+def append(batch: BatchBuilder, record: OutgoingRecord, timestamp_ms: int) -> bool:
     """Write a record into a batch, unless it is full. The first one fits, whatever its size."""
-    written = batch.append(
-        timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=list(record.headers)
-    )
+    written = batch.append(timestamp=timestamp_ms, key=record.key, value=record.value, headers=list(record.headers))
     return written is not None
 
 

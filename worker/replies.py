@@ -1,6 +1,7 @@
 """The replies of a Kafka transaction: those that can be sent are, and none holds up or changes anything else."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,6 +16,7 @@ from worker.encoder import Reply
 from worker.record_batches import Sent, append, partition_of, send_all
 from worker.reply_topics import ReplyTopics, Shape
 from worker.telemetry.defects import where
+from worker.timestamps import Timestamps, fitting_ms
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -28,13 +30,15 @@ _RECORD_OVERHEAD_BYTES: Final = 64
 class Replies:
     """The replies of one transaction, in batches of their own."""
 
-    def __init__(self, producer: AIOKafkaProducer, memory: ReplyTopics) -> None:
+    def __init__(self, producer: AIOKafkaProducer, memory: ReplyTopics, timestamps: Timestamps) -> None:
         self.batches: dict[TopicPartition, list[BatchBuilder]] = {}
         self.left_out: Counter[tuple[str, str]] = Counter()
         """How many replies, by topic and reason."""
         self._producer = producer
         self._client: AIOKafkaClient = producer.client
         self._memory = memory
+        self._timestamps = timestamps
+        self._now_ms = time.time_ns() // 1_000_000
 
     async def write(self, replies: Sequence[Reply]) -> None:
         """Write those replies that can be sent. Raise KafkaError or OSError in an outage."""
@@ -96,15 +100,16 @@ class Replies:
 
     def _write(self, tp: TopicPartition, reply: Reply, shape: Shape) -> None:
         queue, max_bytes = self.batches.get(tp, []), shape.max_message_bytes
+        timestamp_ms = fitting_ms(reply.timestamp_ms, self._now_ms, self._timestamps.limits(tp.topic, shape.times))
         # a topic's limit is one of whole batches
         if (
             queue
             and queue[-1].size() + reply.wire_bytes + _RECORD_OVERHEAD_BYTES <= max_bytes
-            and append(queue[-1], reply)
+            and append(queue[-1], reply, timestamp_ms)
         ):
             return
         batch = self._producer.create_batch()
-        append(batch, reply)
+        append(batch, reply, timestamp_ms)
         if batch.size() > max_bytes:
             self.left_out[tp.topic, "too large"] += 1
         else:

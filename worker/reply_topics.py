@@ -28,6 +28,8 @@ from worker.asking import ask_any
 from worker.kafka import DEFAULT_MAX_MESSAGE_BYTES
 from worker.record_batches import Sent
 from worker.telemetry.left_out import LeftOutLines
+from worker.timestamps import CONFIG as TIMESTAMPS_CONFIG
+from worker.timestamps import NO_LIMITS, TimeLimits, read_limits
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -66,6 +68,7 @@ class Shape:
     max_message_bytes: int
     is_compacted: bool
     """Whether it takes no record without key."""
+    times: TimeLimits = NO_LIMITS
 
 
 class ReplyTopics:
@@ -190,21 +193,20 @@ async def _look_up(client: AIOKafkaClient, topics: Collection[str]) -> dict[str,
     }
 
 
-def _shape(partitions: Collection[tuple[Any, ...]], config: Mapping[str, str]) -> Shape:
+def _shape(partitions: Collection[tuple[Any, ...]], config: Mapping[str, str | None]) -> Shape:
     led = frozenset(partition for _, partition, leader, *_ in partitions if leader >= 0)
     limit = int(config.get(_LIMIT) or DEFAULT_MAX_MESSAGE_BYTES)
-    return Shape(len(partitions), led, limit, is_compacted="compact" in config.get(_CLEANUP, ""))
+    is_compacted = "compact" in (config.get(_CLEANUP) or "")
+    return Shape(len(partitions), led, limit, is_compacted=is_compacted, times=read_limits(config))
 
 
-async def _configs(client: AIOKafkaClient, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+async def _configs(client: AIOKafkaClient, topics: Collection[str]) -> Mapping[str, Mapping[str, str | None]]:
     """Read what matters of the topics' configurations; one that cannot be read is missing or empty."""
     if not topics:
         return {}
-    asked = [(int(ConfigResourceType.TOPIC), topic, [_LIMIT, _CLEANUP]) for topic in topics]
+    asked = [(int(ConfigResourceType.TOPIC), topic, [_LIMIT, _CLEANUP, *TIMESTAMPS_CONFIG]) for topic in topics]
     try:
         response = await ask_any(client, DescribeConfigsRequest(asked))
     except (KafkaError, OSError):
         return {}  # the defaults are good enough: should they be wrong, the topic says so
-    return {
-        topic: {name: value or "" for name, value, *_ in entries} for _, _, _, topic, entries, *_ in response.resources
-    }
+    return {topic: {name: value for name, value, *_ in entries} for _, _, _, topic, entries, *_ in response.resources}

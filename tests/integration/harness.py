@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTITIONS = 3
@@ -217,6 +225,18 @@ def create_topics(bootstrap_servers: str, *topics: NewTopic) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     for made in admin.create_topics(list(topics)).values():
         made.result(30)
+
+
+def set_config(bootstrap_servers: str, topic: str, **config: str) -> None:
+    """Change a topic's configuration; `_` in a name is a dot."""
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    entries = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in config.items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    for changed in admin.incremental_alter_configs([resource]).values():
+        changed.result(30)
 
 
 def environment(

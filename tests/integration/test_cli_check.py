@@ -10,9 +10,6 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     NewTopic,
     ResourcePatternType,
     ResourceType,
@@ -31,6 +28,7 @@ from tests.integration.harness import (
     fresh_id,
     make_topics,
     run_cli,
+    set_config,
 )
 from tests.integration.terminal import on_a_terminal
 from worker.cli.topic_checks import ClusterFacts, Topic, check_limits, check_topics
@@ -88,17 +86,6 @@ def red(checks: dict[str, tuple[str, str]]) -> dict[str, str]:
 def only_red(env, cwd, code: int = 4) -> tuple[str, str]:
     [line] = red(checked(env, cwd, code)).items()
     return line
-
-
-def set_config(bootstrap_servers: str, topic: str, **config: str) -> None:
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-    entries = [
-        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
-        for name, value in config.items()
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    for changed in admin.incremental_alter_configs([resource]).values():
-        changed.result(30)
 
 
 # Green
@@ -238,7 +225,12 @@ def test_too_few_partitions_of_dead_letters_are_one_red_line(kafka, env, tmp_pat
         ("dead_letters", {"max_message_bytes": "1048588"}, "max.message.bytes 1048588, but needs 1114124"),
         ("commands", {"cleanup_policy": "compact"}, "cleanup.policy compact"),
         ("commands", {"retention_ms": "60000"}, "retention.ms 60000: an outage of an hour loses records"),
-        ("dead_letters", {"retention_ms": "3600000"}, "its retention is shorter than the commands'"),
+        (
+            "events",
+            {"message_timestamp_before_max_ms": "59999"},
+            "message.timestamp.before.max.ms 59999: a record may be",
+        ),
+        ("rejections", {"message_timestamp_after_max_ms": "0"}, "message.timestamp.after.max.ms 0: a record may be"),
         ("events", {"min_insync_replicas": "2"}, "min.insync.replicas 2 is more than replication 1"),
     ],
 )

@@ -23,15 +23,17 @@ from tests.integration.harness import (
     fresh_id,
     fresh_key,
     milliseconds,
+    set_config,
 )
 
 ERRORS = [f"__dlq.errors.{name}" for name in ("topic", "partition", "offset", "group", "delivery.count", "message")]
-OURS = {*ERRORS, "dlq-error-type", "dlq-failed-at", "dlq-redrive-count"}
+OURS = {*ERRORS, "dlq-error-type", "dlq-failed-at", "dlq-record-timestamp", "dlq-redrive-count"}
 
 
 @pytest.fixture(scope="module")
 def it(kafka, tmp_path_factory):
     with bench(kafka.bootstrap_servers, tmp_path_factory.mktemp("worker")) as it:
+        set_config(kafka.bootstrap_servers, it.wire.topics.commands, message_timestamp_after_max_ms=str(2**63 - 1))
         yield it
 
 
@@ -98,9 +100,18 @@ def test_the_headers_are_unchanged(wire, headers):
     assert theirs(died(wire, headers=headers)[1]) == headers
 
 
-def test_the_timestamp_is_unchanged(wire):
-    timestamp = int(time.time() * 1000) - 3_600_000
-    assert died(wire, timestamp=timestamp)[1].timestamp == (TIMESTAMP_CREATE_TIME, timestamp)
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        pytest.param(int(time.time() * 1000) - 3_600_000, id="an hour ago"),
+        pytest.param(1, id="1970"),
+        pytest.param(int(time.time() * 1_000_000), id="in microseconds"),
+    ],
+)
+def test_the_timestamp_is_the_failures_and_the_commands_own_is_a_header(wire, timestamp):
+    _, letter = died(wire, timestamp=timestamp)
+    assert letter.timestamp == (TIMESTAMP_CREATE_TIME, milliseconds(letter.text("dlq-failed-at")))
+    assert letter.text("dlq-record-timestamp") == str(timestamp)
 
 
 @pytest.mark.parametrize("partition", range(PARTITIONS))
@@ -242,6 +253,7 @@ OLD: list[Header] = [
     ("__dlq.errors.message", b"some message"),
     ("dlq-error-type", b"internal"),
     ("dlq-failed-at", b"2020-01-01T00:00:00.000Z"),
+    ("dlq-record-timestamp", b"1"),
     ("dlq-redrive-count", b"3"),
 ]
 
@@ -251,7 +263,13 @@ def test_a_second_failure_replaces_the_headers_and_keeps_the_redrive_count(it):
     assert sorted(name for name, _ in letter.raw_headers) == sorted([*OURS, "x", "y"])
     assert theirs(letter) == [("x", b"1"), ("y", b"2")]
     assert letter.text("dlq-redrive-count") == "3"
-    for name in ("__dlq.errors.group", "__dlq.errors.message", "dlq-error-type", "dlq-failed-at"):
+    for name in (
+        "__dlq.errors.group",
+        "__dlq.errors.message",
+        "dlq-error-type",
+        "dlq-failed-at",
+        "dlq-record-timestamp",
+    ):
         assert letter.headers[name] != dict(OLD)[name]
     assert letter.text("__dlq.errors.offset") == str(position.offset)
 

@@ -30,6 +30,7 @@ from tests.integration.harness import (
     fresh_key,
     make_topics,
     run_cli,
+    set_config,
 )
 
 NOWHERE = Topics("no.commands", "no.events", "no.rejections", "no.commands.dlq")
@@ -223,6 +224,16 @@ def test_a_dead_letter_topic_too_small_is_not_ready(kafka, tmp_path, dead_letter
     ended = run_cli("run", env=env, cwd=tmp_path)
     assert ended.returncode == 4, ended.stderr
     assert topics.dead_letters in ended.stderr
+
+
+@pytest.mark.parametrize("compacted", ["commands", "events", "rejections", "dead_letters"])
+@pytest.mark.parametrize("policy", ["compact", "delete,compact"])
+def test_a_compacted_topic_is_not_ready(kafka, tmp_path, compacted, policy):
+    topics = make_topics(kafka.bootstrap_servers)
+    set_config(kafka.bootstrap_servers, getattr(topics, compacted), cleanup_policy=policy)
+    ended = run_cli("run", env=environment(kafka.bootstrap_servers, topics, START_TIMEOUT_S="5"), cwd=tmp_path)
+    assert ended.returncode == 4, ended.stderr
+    assert f"{getattr(topics, compacted)} has cleanup.policy" in ended.stderr
 
 
 def test_a_dead_letter_topic_with_more_partitions_is_ready(kafka, tmp_path):

@@ -227,7 +227,8 @@ def test_the_worker_answers_the_examples_of_commands_with_the_examples_of_outcom
 
 def test_the_worker_makes_the_example_of_a_dead_letter():
     example = examples()[DEAD_LETTER]
-    command = ARecord(example["payload"].encode(), topic=Settings().commands_topic, partition=3, offset=1043)
+    place = {"topic": Settings().commands_topic, "partition": 3, "offset": 1043}
+    command = ARecord(example["payload"].encode(), timestamp=1_795_166_999_877, **place)
 
     [outcome] = told([command], None, 1_795_167_000_123).outcomes
     [letter] = [record for record in outcome.records if record.topic == DESTINATIONS.dead_letters_topic]

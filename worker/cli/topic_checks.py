@@ -8,14 +8,16 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from worker import timestamps
 from worker.coordination import TRANSACTION_TIMEOUT_S
 from worker.kafka import DEAD_LETTER_HEADROOM_BYTES, RECORD_OVERHEAD_BYTES, rejection_bytes_max, topic_names
 from worker.settings import Settings
 
-_TOPIC_CONFIG: Final = ("max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms")
+_TOPIC_CONFIG: Final = ("max.message.bytes", "min.insync.replicas", "cleanup.policy", *timestamps.CONFIG)
 _BROKER_CONFIG: Final = ("group.min.session.timeout.ms", "group.max.session.timeout.ms", "transaction.max.timeout.ms")
 _KAFKAS_OWN: Final[Mapping[str, str]] = dict(zip(_BROKER_CONFIG, ("6000", "1800000", "900000"), strict=True))
 _RETENTION_MIN_MS: Final = 3_600_000
+_TIME_LIMIT_MIN_MS: Final = 60_000
 _SAFE_REPLICATION: Final = 3
 _SAFE_IN_SYNC: Final = 2
 
@@ -157,7 +159,19 @@ def _wrong_config(topic: Topic) -> list[str]:
         wrong.append(f"cleanup.policy {policy}: records with the same key would go; set delete")
     if 0 <= retention_ms < _RETENTION_MIN_MS:
         wrong.append(f"retention.ms {retention_ms}: an outage of an hour loses records")
-    return wrong
+    return wrong + _wrong_times(topic)
+
+
+def _wrong_times(topic: Topic) -> list[str]:
+    config = topic.config or {}
+    if config.get("message.timestamp.type") == "LogAppendTime":
+        return []
+    limits = {name: config.get(name) for name in timestamps.CONFIG if name.endswith(".max.ms")}
+    return [
+        f"{name} {value}: a record may be on its way for longer than that; set {_TIME_LIMIT_MIN_MS} or more"
+        for name, value in limits.items()
+        if value is not None and int(value) < _TIME_LIMIT_MIN_MS
+    ]
 
 
 def _wrong_beside(settings: Settings, facts: ClusterFacts, name: str, topic: Topic) -> list[str]:
@@ -172,13 +186,6 @@ def _wrong_beside(settings: Settings, facts: ClusterFacts, name: str, topic: Top
         needed = commands.number("max.message.bytes") + DEAD_LETTER_HEADROOM_BYTES
         if topic.partitions < commands.partitions:
             wrong.append(f"{topic.partitions} partitions, but needs {commands.partitions}, as many as the commands")
-        if _retention(topic) < _retention(commands):
-            wrong.append("its retention is shorter than the commands': it counts from the command's own time")
     if topic.number("max.message.bytes") < needed:
         wrong.append(f"max.message.bytes {topic.number('max.message.bytes')}, but needs {needed}")
     return wrong
-
-
-def _retention(topic: Topic) -> float:
-    retention_ms = topic.number("retention.ms")
-    return retention_ms if retention_ms >= 0 else float("inf")
