@@ -14,6 +14,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.coordination import TRANSACTION_TIMEOUT_S, Coordination
 from worker.encoder import OutgoingRecord, Reply
+from worker.producers import kill, mortal
 from worker.record_batches import Batches, Sent, append, partition_of, send_all
 from worker.replies import Replies
 from worker.reply_topics import ReplyTopics
@@ -95,12 +96,8 @@ class Publishers:
         return await self.coordination.final_offsets(_barrier_of(transactional_id), topic, partitions)
 
     async def stop(self, producer: AIOKafkaProducer) -> None:
-        """Stop a producer, at most briefly waiting for it.
-
-        `stop` hangs while records are pending and the broker is away. It goes on in the background then: once the
-        broker is back, the producer finds itself fenced and ends.
-        """
-        task = asyncio.create_task(_stop(producer))
+        """End a producer at once, whatever it has under way: it does so also if the caller is cancelled meanwhile."""
+        task = asyncio.create_task(kill(producer))
         self._stopping.add(task)
         task.add_done_callback(self._stopped)
         await asyncio.wait({task}, timeout=_STOP_GRACE_S)
@@ -114,7 +111,7 @@ class Publishers:
         await self.coordination.close()
 
     def _producer(self, transactional_id: str) -> AIOKafkaProducer:
-        return AIOKafkaProducer(transactional_id=transactional_id, **self._options)
+        return mortal(AIOKafkaProducer(transactional_id=transactional_id, **self._options))
 
     async def _start(self, producer: AIOKafkaProducer) -> None:
         try:
@@ -163,7 +160,7 @@ class Publisher:
             raise failure
 
     async def discard(self) -> None:
-        """Stop the producer, whatever state it is in. Its open transaction ends when its name is fenced."""
+        """End the producer, whatever state it is in. Its open transaction ends when its name is fenced."""
         await self._origin.stop(self._producer)
 
     async def _publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
@@ -207,13 +204,6 @@ class Publisher:
         sent: Sent = []
         await send_all(self._producer, batches, sent)
         await asyncio.gather(*(future for _, future in sent))
-
-
-async def _stop(producer: AIOKafkaProducer) -> None:
-    try:
-        await producer.stop()
-    finally:
-        await producer.client.close()  # where its sender has failed, `stop` leaves the connections open
 
 
 def _barrier_of(transactional_id: str) -> str:

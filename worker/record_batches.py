@@ -10,6 +10,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.encoder import OutgoingRecord
 from worker.murmur2 import murmur2
+from worker.producers import look_at
 
 Batches = Mapping[TopicPartition, list[BatchBuilder]]
 """Each partition's batches, in order."""
@@ -38,4 +39,6 @@ async def send_all(producer: AIOKafkaProducer, batches: Batches, sent: Sent) -> 
     for number in range(max(map(len, batches.values()), default=0)):
         for tp, queue in batches.items():
             if number < len(queue):
-                sent.append((tp.topic, await producer.send_batch(queue[number], tp.topic, partition=tp.partition)))
+                future = await producer.send_batch(queue[number], tp.topic, partition=tp.partition)
+                look_at(future)  # whoever waits for it may have given up by the time that it fails
+                sent.append((tp.topic, future))

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -85,8 +85,6 @@ class Replies:
                 await self._send(sent)
         finally:
             self._memory.judge(sent, time_is_up=patience.expired())
-            for _, future in sent:
-                future.add_done_callback(_seen)
         for _, future in sent:
             future.result()
 
@@ -133,8 +131,3 @@ class Replies:
 async def _end_of(sent: Sent) -> None:
     if sent:
         await asyncio.wait([future for _, future in sent])
-
-
-def _seen(future: "asyncio.Future[Any]") -> None:
-    """Look at a failure that comes when nobody waits for it any more."""
-    _ = future.cancelled() or future.exception()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from aiokafka import AIOKafkaProducer
 
 from worker import app
+from worker.producers import mortal
 from worker.publisher import Publishers
 from worker.settings import load_settings
 from worker.stores.port import Store
@@ -84,7 +85,7 @@ class FailingPublishers(Publishers):
         return publisher
 
     def _producer(self, transactional_id):
-        return FailingProducer(transactional_id=transactional_id, **self._options)
+        return mortal(FailingProducer(transactional_id=transactional_id, **self._options))
 
     async def fence(self, transactional_id):
         if without != "fence":

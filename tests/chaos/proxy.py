@@ -1,16 +1,18 @@
-"""A TCP proxy for Kafka that cuts connections at chosen requests: unsent, unanswered, or arriving late."""
+"""A TCP proxy for Kafka that cuts connections at chosen requests: unsent, unanswered, or arriving late; or is slow."""
 
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from worker.embedded import HOST
+from worker.embedded import HOST, EmbeddedKafka, free_port
 
 ADD_PARTITIONS_TO_TXN = 24
+CHUNK_BYTES = 16 * 1024
 
 
 @dataclass
@@ -57,6 +59,9 @@ class Proxy:
 
     def __init__(self, port: int, upstream_port: int) -> None:
         self.bootstrap_servers = f"{HOST}:{port}"
+        self.bytes_per_s: float | None = None
+        """How much of the requests of all clients together it forwards; None for as much as they send."""
+        self._free_at_s = 0.0
         self._port = port
         self._upstream = (HOST, upstream_port)
         self._lock = threading.Lock()
@@ -77,6 +82,9 @@ class Proxy:
 
     def open(self) -> None:
         self._listener = socket.create_server((HOST, self._port))
+        self._listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * CHUNK_BYTES
+        )  # what is slow waits at the client
         self._is_open = True
         self._accepting = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._accepting.start()
@@ -104,6 +112,15 @@ class Proxy:
             yield cut
         finally:
             self._cut = self._held_up = None
+
+    def pace(self, size: int) -> None:
+        """Wait until so many bytes of a request are through."""
+        if self.bytes_per_s is None:
+            return
+        with self._lock:
+            self._free_at_s = max(self._free_at_s, time.monotonic()) + size / self.bytes_per_s
+            wait_s = self._free_at_s - time.monotonic()
+        time.sleep(wait_s)
 
     def due(self, api_key: int) -> Cut | None:
         """Count a request, and return the cut that it is due for."""
@@ -179,7 +196,7 @@ class Connection:
 
     def _forward_requests(self) -> None:
         with suppress(OSError):
-            for frame in frames(self._client):
+            for frame in frames(self._client, self._proxy.pace):
                 api_key, _version, correlation_id = struct.unpack_from(">hhi", frame, 4)
                 cut = self._proxy.due(api_key)
                 if cut is not None and cut.when != "after":
@@ -209,11 +226,29 @@ class Connection:
         self.cut()
 
 
-def frames(source: socket.socket) -> Iterator[bytes]:
+@contextmanager
+def proxied_kafka() -> Iterator[tuple[str, Proxy]]:
+    """Start a broker with a second listener, which tells its clients to come through the proxy."""
+    direct, behind, front, controller = (free_port() for _ in range(4))
+    overrides = {
+        "listeners": f"PLAINTEXT://{HOST}:{direct},PROXIED://{HOST}:{behind},CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{direct},PROXIED://{HOST}:{front}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.quorum.voters": f"1@{HOST}:{controller}",
+    }
+    with EmbeddedKafka(port=direct, overrides=overrides) as kafka, Proxy(front, behind) as proxy:
+        yield kafka.bootstrap_servers, proxy
+
+
+def frames(source: socket.socket, pace: Callable[[int], None] = lambda _size: None) -> Iterator[bytes]:
     """Read what Kafka's protocol sends: a size in four bytes, and so many bytes."""
     while len(head := source.recv(4, socket.MSG_WAITALL)) == 4:
-        (size,) = struct.unpack(">i", head)
-        body = source.recv(size, socket.MSG_WAITALL)
-        if len(body) < size:
-            return
-        yield head + body
+        (left,) = struct.unpack(">i", head)
+        parts = [head]
+        while left:
+            parts.append(source.recv(min(left, CHUNK_BYTES), socket.MSG_WAITALL))
+            if not parts[-1]:
+                return
+            pace(len(parts[-1]))
+            left -= len(parts[-1])
+        yield b"".join(parts)

@@ -12,9 +12,8 @@ from confluent_kafka.admin import AdminClient
 
 from tests.chaos.fleet import ChaosWorker
 from tests.chaos.judge import Load, await_committed, judge, outcomes
-from tests.chaos.proxy import Cut, Proxy
+from tests.chaos.proxy import Cut, proxied_kafka
 from tests.integration.harness import PARTITIONS, environment, make_topics
-from worker.embedded import HOST, EmbeddedKafka, free_port
 
 OUTAGE_S = 12  # longer than the broker lets a transaction wait
 SESSION_TIMEOUT_S = 2
@@ -35,16 +34,8 @@ INVALID_PRODUCER_EPOCH = 47
 
 @pytest.fixture(scope="module")
 def kafka_and_proxy():
-    """A broker with a second listener, which tells its clients to come through the proxy."""
-    direct, behind, front, controller = (free_port() for _ in range(4))
-    overrides = {
-        "listeners": f"PLAINTEXT://{HOST}:{direct},PROXIED://{HOST}:{behind},CONTROLLER://{HOST}:{controller}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{direct},PROXIED://{HOST}:{front}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "controller.quorum.voters": f"1@{HOST}:{controller}",
-    }
-    with EmbeddedKafka(port=direct, overrides=overrides) as kafka, Proxy(front, behind) as proxy:
-        yield kafka.bootstrap_servers, proxy
+    with proxied_kafka() as kafka_and_proxy:
+        yield kafka_and_proxy
 
 
 @contextmanager
