@@ -20,6 +20,7 @@ from worker.brokers import check_cluster
 from worker.consumer import CommandConsumer, Parts
 from worker.encoder import Destinations, Encoder
 from worker.exit_codes import ExitCode
+from worker.failures import PublishError
 from worker.kafka import (
     RECORD_OVERHEAD_BYTES,
     BrokerUnreachableError,
@@ -31,7 +32,7 @@ from worker.kafka import (
 from worker.poller import Poller
 from worker.prober import Prober
 from worker.processor import Processor
-from worker.publisher import PublishError, Publishers
+from worker.publisher import Publishers
 from worker.reply_topics import ReplyTopics
 from worker.reporting import Reporter
 from worker.retention import prune_for_ever
@@ -47,7 +48,6 @@ from worker.telemetry.loop_lag import measure_for_ever
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.server import HealthServer
 from worker.telemetry.tracing import Tracing
-from worker.timestamps import TimeLimits
 from worker.version import worker_version
 from worker.watch import Watch
 
@@ -87,7 +87,7 @@ class Factories:
     """What makes the two parts that hold the promise; tests hand in their own, to make them fail at exact moments."""
 
     store: Callable[[Settings], Store] = make_store
-    publishers: Callable[[Mapping[str, Any], str, int, ReplyTopics, Mapping[str, TimeLimits]], Publishers] = Publishers
+    publishers: Callable[..., Publishers] = Publishers
 
 
 async def run(settings: Settings, factories: Factories = Factories()) -> ExitCode:
@@ -170,8 +170,14 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     health.set_store_reachable(True)
     smallest = min(shape.max_message_bytes for shape in shapes.values())
     reply_topics = ReplyTopics(shapes.keys(), metrics.replies_ignored_total.inc)
-    times = {name: shape.times for name, shape in shapes.items()}
-    publishers = factories.publishers(options, settings.group_id, smallest, reply_topics, times)
+    publishers = factories.publishers(
+        options,
+        settings.group_id,
+        smallest,
+        reply_topics,
+        {name: shape.times for name, shape in shapes.items()},
+        lambda cause: metrics.failed_transactions_total.labels(cause).inc(),
+    )
     stack.push_async_callback(publishers.close)
     worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
     watch = Watch(settings.commands_topic, settings.group_id, consumer, store, health, worker.standing)

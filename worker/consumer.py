@@ -18,10 +18,10 @@ from aiokafka.errors import (
 from worker.backoff import Backoff
 from worker.batch import Decoded
 from worker.blocked import BlockedPartitions
+from worker.failures import PublishError
 from worker.poller import Poller
 from worker.prober import Prober
 from worker.processor import Processor
-from worker.publisher import PublishError
 from worker.reporting import Reporter
 from worker.session import RetakeError, Session, SessionLostError
 from worker.stopping import unless_stopped

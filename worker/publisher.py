@@ -2,23 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import KafkaError
 from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.coordination import TRANSACTION_TIMEOUT_S, Coordination
 from worker.encoder import OutgoingRecord, Reply
+from worker.failures import Culprit, PublishError
+from worker.lessons import Attempt, Lessons
 from worker.producers import kill, mortal
-from worker.record_batches import Batches, Sent, append, partition_of, send_all
+from worker.record_batches import Batches, append, end_of, partition_of, send_all
 from worker.replies import Replies
 from worker.reply_topics import ReplyTopics
-from worker.timestamps import TimeLimits, Timestamps, fitting_ms
+from worker.timestamps import TimeLimits, fitting_ms
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,18 +40,18 @@ _MAX_PRODUCE_BATCH_BYTES: Final = 1_000_000
 sender.BACKOFF_OVERRIDE = 0.002
 
 
-class PublishError(Exception):
-    """A Kafka transaction failed, or nobody knows whether it did. The producer must not be used again."""
-
-    spent = False
-    """True if no transaction failed, but a commit took so long that it may have been sent twice."""
-
-    fenced = False
-    """True if another InitProducerId, or the broker after a timeout, has ended the producer."""
-
-
 class Publishers:
-    """Starts producers, fences those of others, and sees to it that no discarded one lingers."""
+    """Starts producers, fences those of others, and sees to it that no discarded one lingers.
+
+    Args:
+        client_options: the arguments that every aiokafka client takes.
+        group_id: the consumer group.
+        max_message_bytes: the smallest limit of a topic that is written to.
+        reply_topics: what is known of the topics that commands have named.
+        times: which timestamps the worker's own topics take.
+        on_failed: told of each transaction that failed, by a cause in one word.
+
+    """
 
     def __init__(
         self,
@@ -58,17 +60,17 @@ class Publishers:
         max_message_bytes: int,
         reply_topics: ReplyTopics | None = None,
         times: Mapping[str, TimeLimits] | None = None,
+        on_failed: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self.reply_topics = reply_topics or ReplyTopics()
         self.coordination = Coordination(client_options, group_id)
-        self.timestamps = Timestamps(times or {})
+        self.lessons = Lessons(
+            reply_topics or ReplyTopics(), times or {}, min(_MAX_PRODUCE_BATCH_BYTES, max_message_bytes), on_failed
+        )
         self._options = {
             **client_options,
             "request_timeout_ms": _REQUEST_TIMEOUT_S * 1000,
             "retry_backoff_ms": int(RETRY_BACKOFF_S * 1000),
             "transaction_timeout_ms": TRANSACTION_TIMEOUT_S * 1000,
-            # a topic's limit is one of whole batches
-            "max_batch_size": min(_MAX_PRODUCE_BATCH_BYTES, max_message_bytes),
             "linger_ms": 0,
         }
         self._group_id = group_id
@@ -77,6 +79,7 @@ class Publishers:
     async def start(self) -> "Publisher":
         """Start a producer under a fresh name, which nobody can know before it is initialised."""
         name = f"{self._group_id}-{uuid4()}"
+        self._options["max_batch_size"] = self.lessons.batch_bytes
         producer = self._producer(name)
         await self._start(producer)
         return Publisher(producer, name, self._group_id, self)
@@ -140,17 +143,27 @@ class Publisher:
         self._group_id = group_id
         self._origin = origin
 
-    async def publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
+    @property
+    def outcomes_max(self) -> int:
+        """Give how many outcomes may go into a transaction now."""
+        return self._origin.lessons.portions.most
+
+    async def publish(
+        self,
+        records: Sequence[OutgoingRecord],
+        offsets: Mapping[TopicPartition, int],
+        outcomes: int = 1,
+        deadline_s: float = _PUBLISH_DEADLINE_S,
+    ) -> None:
         """Publish records and commit offsets in one transaction. Raise PublishError if that is not known to be done."""
         self.raise_if_spent()
+        attempt, started_s = Attempt(), time.monotonic()
         try:
-            async with asyncio.timeout(_PUBLISH_DEADLINE_S):
-                await self._publish(records, offsets)
+            async with asyncio.timeout(deadline_s):
+                await self._publish(records, offsets, attempt)
         except Exception as error:
-            failure = PublishError(f"{type(error).__name__}: {error}")
-            failure.fenced = isinstance(error, ProducerFenced) or isinstance(error.__cause__, ProducerFenced)
-            self._origin.reply_topics.forget_shapes()
-            raise failure from error
+            raise self._origin.lessons.failed(error, attempt, outcomes) from error
+        self._origin.lessons.portions.succeeded(outcomes, time.monotonic() - started_s)
 
     def raise_if_spent(self) -> None:
         """Raise PublishError if the producer must not be used again, though its transactions are committed."""
@@ -163,17 +176,20 @@ class Publisher:
         """End the producer, whatever state it is in. Its open transaction ends when its name is fenced."""
         await self._origin.stop(self._producer)
 
-    async def _publish(self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int]) -> None:
+    async def _publish(
+        self, records: Sequence[OutgoingRecord], offsets: Mapping[TopicPartition, int], attempt: Attempt
+    ) -> None:
         asked = [record for record in records if type(record) is Reply]
-        batches = await self._batches([one for one in records if type(one) is not Reply] if asked else records)
-        replies = Replies(self._producer, self._origin.reply_topics, self._origin.timestamps)
+        batches = await self._batches([one for one in records if type(one) is not Reply] if asked else records, attempt)
+        replies = Replies(self._producer, self._origin.lessons.reply_topics, self._origin.lessons.timestamps)
         if asked:
             await replies.write(asked)
         await self._producer.begin_transaction()
         # awaited before the offsets: sent side by side, the broker stalls both; unawaited, a lost record goes unnoticed
-        await self._deliver(batches)
+        await send_all(self._producer, batches, attempt.sent)
+        await end_of(attempt.sent)
         if replies.batches:
-            await replies.deliver()
+            await self._deliver(replies, attempt)
         if not batches and not replies.batches:
             # The offsets come first then. Before the last transaction's markers are written they are put off by the
             # whole back-off, as if they had to be sent twice.
@@ -184,12 +200,13 @@ class Publisher:
         # aiokafka resends after the retry back-off; a late first copy could then commit the next transaction half way
         self._may_have_resent = time.monotonic() - started_s >= RETRY_BACKOFF_S
         if replies.left_out:
-            self._origin.reply_topics.tell_left_out(replies.left_out)
+            self._origin.lessons.reply_topics.tell_left_out(replies.left_out)
 
-    async def _batches(self, records: Sequence[OutgoingRecord]) -> Batches:
+    async def _batches(self, records: Sequence[OutgoingRecord], attempt: Attempt) -> Batches:
         """Write the records into batches; a tenth of the cost of sending each, and a record may be all null."""
-        counts = {topic: len(await self._producer.partitions_for(topic)) for topic in {one.topic for one in records}}
-        limits, now_ms = {topic: self._origin.timestamps.limits(topic) for topic in counts}, time.time_ns() // 1_000_000
+        counts = {topic: await self._count_partitions(topic, attempt) for topic in {one.topic for one in records}}
+        timestamps, now_ms = self._origin.lessons.timestamps, time.time_ns() // 1_000_000
+        limits = {topic: timestamps.limits(topic) for topic in counts}
         batches: dict[TopicPartition, list[BatchBuilder]] = {}
         for record in records:
             tp = TopicPartition(record.topic, partition_of(record, counts[record.topic]))
@@ -200,10 +217,19 @@ class Publisher:
                 append(queue[-1], record, timestamp_ms)
         return batches
 
-    async def _deliver(self, batches: Batches) -> None:
-        sent: Sent = []
-        await send_all(self._producer, batches, sent)
-        await asyncio.gather(*(future for _, future in sent))
+    async def _count_partitions(self, topic: str, attempt: Attempt) -> int:
+        try:
+            return len(await self._producer.partitions_for(topic))
+        except KafkaError as error:
+            attempt.culprit = Culprit(topic=topic, error=type(error))
+            raise
+
+    async def _deliver(self, replies: Replies, attempt: Attempt) -> None:
+        try:
+            await replies.deliver()
+        except Exception:  # not the deadline, which cancels: what is wrong with these replies is remembered
+            attempt.will_differ = True
+            raise
 
 
 def _barrier_of(transactional_id: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -14,8 +14,18 @@ from worker.producers import look_at
 
 Batches = Mapping[TopicPartition, list[BatchBuilder]]
 """Each partition's batches, in order."""
-Sent = list[tuple[str, "asyncio.Future[Any]"]]
-"""The topic of each batch that was sent, and what becomes of it."""
+
+
+class SentBatch(NamedTuple):
+    """A batch that was sent."""
+
+    tp: TopicPartition
+    records: int
+    future: "asyncio.Future[Any]"
+    """What becomes of it."""
+
+
+Sent = list[SentBatch]
 
 
 def append(batch: BatchBuilder, record: OutgoingRecord, timestamp_ms: int) -> bool:
@@ -39,6 +49,15 @@ async def send_all(producer: AIOKafkaProducer, batches: Batches, sent: Sent) -> 
     for number in range(max(map(len, batches.values()), default=0)):
         for tp, queue in batches.items():
             if number < len(queue):
-                future = await producer.send_batch(queue[number], tp.topic, partition=tp.partition)
+                batch = queue[number]
+                future = await producer.send_batch(batch, tp.topic, partition=tp.partition)
                 look_at(future)  # whoever waits for it may have given up by the time that it fails
-                sent.append((tp.topic, future))
+                sent.append(SentBatch(tp, batch.record_count(), future))
+
+
+async def end_of(sent: Sent) -> None:
+    """Wait until the brokers have all of them, or one has failed, and raise its failure."""
+    if sent:
+        done, _ = await asyncio.wait([one.future for one in sent], return_when=asyncio.FIRST_EXCEPTION)
+        for future in done:
+            future.result()

@@ -84,9 +84,9 @@ class Replies:
             async with patience:
                 await self._send(sent)
         finally:
-            self._memory.judge(sent, time_is_up=patience.expired())
-        for _, future in sent:
-            future.result()
+            self._memory.judge([(one.tp.topic, one.future) for one in sent], time_is_up=patience.expired())
+        for one in sent:
+            one.future.result()
 
     async def _send(self, sent: Sent) -> None:
         try:
@@ -130,4 +130,4 @@ class Replies:
 
 async def _end_of(sent: Sent) -> None:
     if sent:
-        await asyncio.wait([future for _, future in sent])
+        await asyncio.wait([one.future for one in sent])

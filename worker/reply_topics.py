@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,21 +12,16 @@ from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     BrokerResponseError,
-    InvalidProducerEpoch,
-    InvalidProducerIdMapping,
-    InvalidTxnState,
     KafkaError,
-    OutOfOrderSequenceNumber,
     TopicAuthorizationFailedError,
-    UnknownProducerId,
     for_code,
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.asking import ask_any
+from worker.failures import OF_THE_TRANSACTION
 from worker.kafka import DEFAULT_MAX_MESSAGE_BYTES
-from worker.record_batches import Sent
 from worker.telemetry.left_out import LeftOutLines
 from worker.timestamps import CONFIG as TIMESTAMPS_CONFIG
 from worker.timestamps import NO_LIMITS, TimeLimits, read_limits
@@ -46,14 +41,6 @@ _UNKNOWN_S: Final = 5
 """Short, for somebody may be making the topic just now, or its leader may be back."""
 _REFUSED_S: Final = 60
 """Longer than a takeover takes, since it is what keeps the replay from failing in the same way."""
-_OF_THE_TRANSACTION: Final = (
-    InvalidProducerEpoch,
-    InvalidProducerIdMapping,
-    InvalidTxnState,
-    OutOfOrderSequenceNumber,
-    UnknownProducerId,
-)
-"""These say something of the transaction, not of the topic: another topic of it may be why."""
 _TOPICS_MAX: Final = 1000
 """Looked up and remembered: strangers may name any number that are not there."""
 
@@ -117,7 +104,7 @@ class ReplyTopics:
         """Look at every topic anew: a transaction has failed, and a topic that is no more may be why."""
         self._looked_up.clear()
 
-    def judge(self, replies: Sent, *, time_is_up: bool) -> None:
+    def judge(self, replies: Iterable[tuple[str, "asyncio.Future[Any]"]], *, time_is_up: bool) -> None:
         """Remember which topics have not taken their replies, so that the replay leaves these out.
 
         A topic that says no is refused at once. One that says nothing is so at the second time in a row: it may be an
@@ -137,7 +124,7 @@ class ReplyTopics:
             if noes := [
                 one
                 for one in errors
-                if isinstance(one, BrokerResponseError) and not isinstance(one, _OF_THE_TRANSACTION)
+                if isinstance(one, BrokerResponseError) and not isinstance(one, OF_THE_TRANSACTION)
             ]:
                 self._refuse(topic, type(noes[0]).__name__)
             elif len(errors) < len(futures):

@@ -169,7 +169,7 @@ class Reporter:
             log.info("partition_unblocked", topic=self._topic, partition=partition)
         for partition, one in sorted(blocked.items()):
             known = self._blocked.get(partition)
-            if known is not None and known.cause == one.cause:
+            if known is not None and known.cause == one.cause and (one.is_refusal or known.reason == one.reason):
                 continue
             if one.is_refusal:
                 log.error(

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -11,7 +11,8 @@ from aiokafka import TopicPartition
 from opentelemetry.trace import SpanContext
 
 from worker.encoder import OutgoingRecord, Reply
-from worker.publisher import Publisher, PublishError
+from worker.failures import PublishError
+from worker.publisher import Publisher
 from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
@@ -49,11 +50,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A batch that the store has, on its way to Kafka."""
+    """Outcomes that the store has, on their way to Kafka."""
 
-    records: Sequence[OutgoingRecord]
+    outcomes: Sequence[Outgoing]
     offsets: Mapping[int, int]
-    """The next offset of each partition of the batch."""
+    """The next offset of each partition, also where its last commands have no outcome."""
     timestamps_ms: Sequence[int] = field(default=())
     """When its commands were sent."""
     origins: Sequence[SpanContext] = field(default=())
@@ -69,19 +70,28 @@ class Decided:
     ) -> list["Decided"]:
         """Make pieces of at most TRANSACTION_BYTES_MAX, unless a single outcome is larger; the last has all offsets."""
         pieces: list[Decided] = []
-        records: list[OutgoingRecord] = []
-        reached: dict[int, int] = {}
+        some: list[Outgoing] = []
         size_bytes = 0
-        for partition, next_offset, outgoing in outcomes:
-            weight = _weight_bytes(outgoing)
-            if records and size_bytes + weight > TRANSACTION_BYTES_MAX:
-                pieces.append(cls(records=records, offsets=reached, origins=origins))
-                records, reached, size_bytes = [], {}, 0
-            records += outgoing
-            reached[partition] = next_offset
+        for outcome in outcomes:
+            weight = _weight_bytes(outcome[2])
+            if some and size_bytes + weight > TRANSACTION_BYTES_MAX:
+                pieces.append(cls(outcomes=some, offsets=_reached(some), origins=origins))
+                some, size_bytes = [], 0
+            some.append(outcome)
             size_bytes += weight
-        reached |= offsets
-        return [*pieces, cls(records=records, offsets=reached, timestamps_ms=timestamps_ms, origins=origins)]
+        offsets = {**_reached(some), **offsets}
+        return [*pieces, cls(outcomes=some, offsets=offsets, timestamps_ms=timestamps_ms, origins=origins)]
+
+    def cut(self, outcomes: int) -> tuple["Decided", "Decided"]:
+        """Make two: the first with so many outcomes and their offsets, the other with the rest and all offsets."""
+        head = self.outcomes[:outcomes]
+        first = Decided(outcomes=head, offsets=_reached(head), origins=self.origins)
+        return first, replace(self, outcomes=self.outcomes[outcomes:])
+
+    @property
+    def records(self) -> list[OutgoingRecord]:
+        """Give the records of all outcomes, in order."""
+        return [record for _, _, records in self.outcomes for record in records]
 
     @property
     def size_bytes(self) -> int:
@@ -95,11 +105,15 @@ class Decided:
         for batch in batches:
             offsets.update(batch.offsets)
         return cls(
-            records=[record for batch in batches for record in batch.records],
+            outcomes=[outcome for batch in batches for outcome in batch.outcomes],
             offsets=offsets,
             timestamps_ms=[timestamp for batch in batches for timestamp in batch.timestamps_ms],
             origins=[origin for batch in batches for origin in batch.origins],
         )
+
+
+def _reached(outcomes: Iterable[Outgoing]) -> dict[int, int]:
+    return {partition: next_offset for partition, next_offset, _ in outcomes}
 
 
 def _weight_bytes(records: Iterable[OutgoingRecord]) -> int:
@@ -197,19 +211,32 @@ class Session:
         """Join what is decided into one transaction, up to a limit: the busier, the larger."""
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._queue))
-            waiting = [self._queue.popleft()]
-            size_bytes = waiting[0].size_bytes
-            while self._queue and (size_bytes := size_bytes + self._queue[0].size_bytes) <= TRANSACTION_BYTES_MAX:
-                waiting.append(self._queue.popleft())
+            taken = self._take()
             self._in_flight = True
             self._changed.notify_all()
+        return taken
+
+    def _take(self) -> Decided:
+        first, most = self._queue.popleft(), self._publisher.outcomes_max
+        if len(first.outcomes) > most:
+            first, rest = first.cut(most)
+            self._queue.appendleft(rest)
+            return first
+        waiting, size_bytes, outcomes = [first], first.size_bytes, len(first.outcomes)
+        while self._queue:
+            size_bytes += self._queue[0].size_bytes
+            outcomes += len(self._queue[0].outcomes)
+            if size_bytes > TRANSACTION_BYTES_MAX or outcomes > most:
+                break
+            waiting.append(self._queue.popleft())
         return waiting[0] if len(waiting) == 1 else Decided.joined(waiting)
 
     async def _publish_next(self, decided: Decided) -> None:
         started = asyncio.get_running_loop().time()
         offsets = {TopicPartition(self._topic, partition): offset for partition, offset in decided.offsets.items()}
-        with self._tracing.publishing(decided.records, decided.origins):
-            await self._publisher.publish(decided.records, offsets)
+        records = decided.records
+        with self._tracing.publishing(records, decided.origins):
+            await self._publisher.publish(records, offsets, len(decided.outcomes))
         for partition, offset in decided.offsets.items():
             self.held[partition].published = offset
         self._on_published(decided, asyncio.get_running_loop().time() - started)

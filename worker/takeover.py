@@ -9,25 +9,20 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
-from aiokafka import TopicPartition
 
 from worker.blocked import Blocked
+from worker.failures import PublishError
 from worker.publisher import Publisher, Publishers
-from worker.session import Decided, Held, Outgoing
+from worker.replay import Replay
+from worker.session import Held
 from worker.starting import Found, Start, find_start
 from worker.stores.port import PartitionRow, Store, StoreFencedError, TopicIdentity
 from worker.survey import Extent
 from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
-
-_REPLAY_OUTCOMES_MAX: Final = 1000
-"""Outcomes replayed in one transaction, or fewer if they are large."""
-_PAGE_OUTCOMES: Final = 100
-"""Outcomes read at a time: bounds memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +52,15 @@ class Takeover:
 
     async def run(self, partitions: Collection[int]) -> Taken:
         """Take these partitions over. Whatever is raised, nothing has to be undone: the next attempt starts afresh."""
+        self._publishers.lessons.suspects.keep(partitions)
+        while True:
+            try:
+                return await self._attempt(partitions)
+            except PublishError as error:
+                if not error.is_worth_another:
+                    raise
+
+    async def _attempt(self, partitions: Collection[int]) -> Taken:
         publisher = await self._publishers.start()
         try:
             owners = await self._claim(partitions, publisher.transactional_id)
@@ -97,7 +101,7 @@ class Takeover:
         starts: dict[int, Start] = {}
         blocked: dict[int, Blocked] = {}
         for partition in sorted(owners):
-            match find_start(found[partition]):
+            match self._find_start(partition, found[partition]):
                 case Blocked() as one:
                     blocked[partition] = one
                 case Start() as start:
@@ -105,7 +109,8 @@ class Takeover:
                     await self._begin(partition, owners[partition], found[partition], start)
             self._identity = found[partition].identity
         await self._note(owners, found, starts, blocked)
-        await self._replay(publisher, starts, committed)
+        lessons = self._publishers.lessons
+        await Replay(self._topic, self._store, publisher, lessons, self._tracing).run(starts, committed)
         held = {
             partition: Held(owner=owners[partition], applied=start.apply, published=start.apply)
             for partition, start in starts.items()
@@ -113,6 +118,10 @@ class Takeover:
         noted = {number: _published(found[number].row, start) for number, start in starts.items()}
         positions = {number: max(start.apply, _beginning(found[number])) for number, start in starts.items()}
         return Taken(publisher=publisher, held=held, noted=noted, positions=positions, blocked=blocked)
+
+    def _find_start(self, partition: int, found: Found) -> Start | Blocked:
+        start = find_start(found)
+        return start if isinstance(start, Blocked) else self._publishers.lessons.suspects.blocked(partition) or start
 
     async def _find(self, partitions: Collection[int], committed: Mapping[int, int | None]) -> dict[int, Found]:
         topic = await self._publishers.coordination.survey(self._topic, partitions)
@@ -163,34 +172,6 @@ class Takeover:
         news = {number: why for number, why in reasons.items() if why != found[number].row.blocked_because}
         if news:
             await self._store.note_blocked(self._topic, owners, news)
-
-    async def _replay(
-        self, publisher: Publisher, starts: Mapping[int, Start], committed: Mapping[int, int | None]
-    ) -> None:
-        """Publish what is decided but not visible, at once: nobody knows when the next command comes."""
-        outcomes: list[Outgoing] = []
-        for partition, start in starts.items():
-            position = start.replay
-            while position < start.apply:
-                page = await self._store.recorded(self._topic, partition, position, start.apply, _PAGE_OUTCOMES)
-                position = page[-1][0] + 1 if len(page) == _PAGE_OUTCOMES else start.apply
-                outcomes += [(partition, offset + 1, outgoing) for offset, outgoing in page]
-                outcomes.append((partition, position, ()))
-                if len(outcomes) >= _REPLAY_OUTCOMES_MAX:
-                    await self._publish(publisher, outcomes)
-                    outcomes = []
-            if (committed[partition] or 0) < start.apply and start.replay == start.apply:
-                # nothing to replay, but K is behind where this owner begins: retention has moved the beginning
-                outcomes.append((partition, start.apply, ()))
-        if outcomes:
-            await self._publish(publisher, outcomes)
-
-    async def _publish(self, publisher: Publisher, outcomes: list[Outgoing]) -> None:
-        for piece in Decided.split(outcomes, {}):
-            reached = {TopicPartition(self._topic, partition): offset for partition, offset in piece.offsets.items()}
-            with self._tracing.republishing(piece.records):
-                await publisher.publish(piece.records, reached)
-            log.info("outcomes_replayed", records=len(piece.records), partitions=sorted(piece.offsets))
 
 
 def _beginning(found: Found) -> int:

@@ -2,7 +2,8 @@
 
 What is added to the worker is here, not in it. USERTASK_TEST_MOMENT names the moment, USERTASK_TEST_SIGNAL what happens
 there (KILL or STOP), USERTASK_TEST_COUNT the how manieth time. USERTASK_TEST_WITHOUT takes a guard away (`fence`,
-`compare-and-set` or `replacement`), for the controls: then the same tests must fail.
+`compare-and-set` or `replacement`), for the controls: then the same tests must fail. USERTASK_TEST_CLOCK_S sets
+its clock ahead by so many seconds.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 from aiokafka import AIOKafkaProducer
@@ -121,7 +123,13 @@ class FailingStore:
         return changes
 
 
+def set_clock() -> None:
+    read_ns, ahead_s = time.time_ns, int(os.environ.get("USERTASK_TEST_CLOCK_S", "0"))
+    time.time_ns = lambda: read_ns() + ahead_s * 10**9
+
+
 def main() -> None:
+    set_clock()
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     factories = app.Factories(

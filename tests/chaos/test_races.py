@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tests.chaos.judge import outcomes
 from tests.integration.harness import make_topics
 from worker.encoder import OutgoingRecord
-from worker.publisher import PublishError, Publishers
+from worker.failures import PublishError
+from worker.publisher import Publishers
 
 RACES = int(os.environ.get("USERTASK_TEST_RACES", "60"))
 SEED = 20261123

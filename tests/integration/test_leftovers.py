@@ -14,7 +14,8 @@ from confluent_kafka.admin import NewTopic
 from tests.chaos.proxy import proxied_kafka
 from tests.integration.harness import PARTITIONS, create_topics, fresh_id
 from worker.encoder import OutgoingRecord
-from worker.publisher import PublishError, Publishers
+from worker.failures import PublishError
+from worker.publisher import Publishers
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from confluent_kafka.admin import NewTopic
 
 from tests.integration.harness import PARTITIONS, Collector, create_topics, fresh_id
 from worker.encoder import OutgoingRecord, Reply
-from worker.publisher import PublishError, Publishers
+from worker.failures import PublishError
+from worker.publisher import Publishers
 from worker.reply_topics import ReplyTopics
 
 ENDS_WITHIN_S = 10

@@ -21,6 +21,7 @@ from schemas.problem import PROBLEMS, ProblemDetail
 from worker.cli.main import app
 from worker.cli.story import tell
 from worker.exit_codes import ExitCode
+from worker.portions import UNPUBLISHABLE
 from worker.settings import PREFIX, Settings
 from worker.starting import CAUSES
 from worker.telemetry.metrics import Metrics
@@ -195,7 +196,7 @@ def test_every_problem_is_documented_with_status_and_title_and_no_other(page, he
 
 
 def test_every_cause_of_a_blocked_partition_is_documented_and_no_other():
-    assert set(first_names(OPERATING, "Blocked partitions")) == set(CAUSES)
+    assert set(first_names(OPERATING, "Blocked partitions")) == {*CAUSES, UNPUBLISHABLE}
     assert set(re.findall(r"(?:refused|blocked): `(\w+)`", text_of(EXACTLY_ONCE))) == set(CAUSES)
 
 

@@ -151,7 +151,9 @@ def test_what_is_published_is_measured_and_no_longer_in_progress(it: Bench) -> N
     it.reporter.saved(3, Report(duplicates=3), 0.01)
     now_ms = int(time.time() * 1000)
     records = [SimpleNamespace(topic="events"), SimpleNamespace(topic="events"), SimpleNamespace(topic="rejections")]
-    it.reporter.published(Decided(records=records, offsets={0: 2}, timestamps_ms=[now_ms, now_ms - 7000]), 0.2)
+    it.reporter.published(
+        Decided(outcomes=[(0, 2, records)], offsets={0: 2}, timestamps_ms=[now_ms, now_ms - 7000]), 0.2
+    )
     assert it.sample("usertask_commands_in_progress") == 1
     assert it.sample('usertask_command_latency_seconds_bucket{le="10.0"}') == 2
     assert it.sample('usertask_command_latency_seconds_bucket{le="5.0"}') == 1

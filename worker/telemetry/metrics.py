@@ -84,6 +84,9 @@ class Metrics:
         self.retries_total = self._counter(
             "retries_total", "Takeovers put off and sessions given up since something failed, by what failed", "reason"
         )
+        self.failed_transactions_total = self._counter(
+            "failed_transactions_total", "Kafka transactions that failed, by the error", "cause"
+        )
         self.fenced_total = self._counter(
             "fenced_total", "Writes refused since another worker has taken over, by who refused", "by"
         )
