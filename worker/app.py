@@ -162,9 +162,8 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     await _open_store(store, settings, health)
     try:
         async with asyncio.timeout(settings.start_timeout_s):
-            address, shapes = await _wait_for_cluster(settings, health)
+            shapes, consumer = await _wait_for_cluster(settings, options, health, stack)
             await _check_partitions(settings, shapes, store)
-            consumer = await stack.enter_async_context(_consumer(settings, options | {"bootstrap_servers": address}))
     except TimeoutError:
         raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
     health.set_store_reachable(True)
@@ -225,7 +224,7 @@ def _parts(
         takeover=Takeover(topic, store, publishers, tracing),
         processor=Processor(topic, store, Encoder(destinations), limits, reporter),
         reporter=reporter,
-        prober=Prober(topic, consumer, store, health),
+        prober=Prober(publishers.coordination, store, health),
         health=health,
         heartbeat_interval_s=settings.session_timeout_s / _HEARTBEATS_PER_SESSION,
     )
@@ -262,12 +261,17 @@ async def _open_store(store: Store, settings: Settings, health: Health) -> None:
             return
 
 
-async def _wait_for_cluster(settings: Settings, health: Health) -> tuple[str, Mapping[str, TopicShape]]:
+async def _wait_for_cluster(
+    settings: Settings, options: Mapping[str, Any], health: Health, stack: AsyncExitStack
+) -> tuple[Mapping[str, TopicShape], AIOKafkaConsumer]:
     told = False
     while True:
         health.tick()
         try:
-            return await check_cluster(settings)
+            address, shapes = await check_cluster(settings)
+            # from the broker that has answered: the others may hang
+            consumer = _consumer(settings, {**options, "bootstrap_servers": address})
+            return shapes, await stack.enter_async_context(consumer)
         except BrokerUnreachableError as error:
             if not told:
                 log.warning("broker_awaited", reason=str(error), limit_s=settings.start_timeout_s)

@@ -4,8 +4,7 @@ Each answer on which a decision stands is asked of a broker that is known to be 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -19,6 +18,7 @@ from aiokafka.errors import (
     TransactionalIdAuthorizationFailed,
 )
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     EndTxnRequest,
@@ -28,6 +28,7 @@ from aiokafka.protocol.transaction import (
 
 from worker.asking import ask_any
 from worker.requests import CommittedOffsets
+from worker.shared_client import SharedClient
 from worker.survey import Survey, raise_for, survey
 
 log = structlog.stdlib.get_logger(__name__)
@@ -39,9 +40,13 @@ TRANSACTION_TIMEOUT_S: Final = 10
 _REQUEST_TIMEOUT_S: Final = 3
 _DEADLINE_S: Final = 2 * TRANSACTION_TIMEOUT_S
 """Another's open transaction may have to end first, by its timeout."""
+_BARRIER_TIMEOUT_S: Final = 2
+"""No transaction of these producers is ever committed, so the broker may abort it soon."""
+_FAREWELL_S: Final = 1
 _RETRY_S: Final = 0.05
 _MARKERS_S: Final = 0.003
-"""How long to wait for the markers of a transaction that has ended, again and again."""
+"""How long to wait at first for the markers of a transaction that has ended."""
+_LONGEST_WAIT_S: Final = 0.5
 _UNSTABLE_OFFSET_COMMIT: Final = 88
 _CONCURRENT_TRANSACTIONS: Final = 51
 _FORBIDDEN: Final = (
@@ -62,16 +67,17 @@ class Coordination:
     """
 
     def __init__(self, client_options: Mapping[str, Any], group_id: str) -> None:
-        self._options = client_options
         self._group_id = group_id
-        self._client: AIOKafkaClient | None = None
-        self._connecting = asyncio.Lock()
+        self._clients = SharedClient({**client_options, "request_timeout_ms": _REQUEST_TIMEOUT_S * 1000})
 
     async def close(self) -> None:
         """Disconnect."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._clients.close()
+
+    async def ping(self) -> None:
+        """Return if a broker answers. Raise KafkaError or OSError."""
+        async with self._clients.lent() as client:
+            await ask_any(client, MetadataRequest([]))
 
     async def fence(self, transactional_id: str) -> None:
         """End another producer and its open transaction, by InitProducerId with its own name.
@@ -106,40 +112,23 @@ class Coordination:
 
     async def _repeated(self, ask: Callable[[AIOKafkaClient], Coroutine[Any, Any, T]]) -> T:
         """Ask until there is an answer: a coordinator may be moving. Raise what will not pass, or the last failure."""
-        failure: Exception = TimeoutError("a coordinator did not answer, or a transaction did not end")
+        failure: Exception = TimeoutError("no broker answered in time, or a transaction did not end")
+        waits_s = _growing(_RETRY_S)
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 while True:
                     try:
-                        async with self._connected() as client:
+                        async with self._clients.lent() as client:
                             return await ask(client)
                     except _FORBIDDEN:
                         raise
                     except (KafkaError, OSError) as error:
-                        log.debug("coordinator_asked_again", reason=f"{type(error).__name__}: {error}")
+                        log.debug("kafka_asked_again", reason=f"{type(error).__name__}: {error}")
                         failure = error
-                    await asyncio.sleep(_RETRY_S)
+                    await asyncio.sleep(next(waits_s))
         except TimeoutError:
-            await self.close()  # the next call finds the brokers anew, should all of them have moved
+            self._clients.retire()  # the next call finds the brokers anew, should all of them have moved
             raise failure from None
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AIOKafkaClient]:
-        async with self._connecting:
-            if self._client is None:
-                client = AIOKafkaClient(**self._options, request_timeout_ms=_REQUEST_TIMEOUT_S * 1000)
-                try:
-                    await client.bootstrap()
-                except BaseException:
-                    await client.close()
-                    raise
-                self._client = client
-        client = self._client
-        try:
-            yield client
-        except (KafkaError, OSError):
-            client.force_metadata_update()  # not awaited: whoever answers first is enough
-            raise
 
     async def _coordinator(self, client: AIOKafkaClient, kind: int, key: str) -> int:
         response = await ask_any(client, FindCoordinatorRequest(key, kind))
@@ -150,13 +139,14 @@ class Coordination:
     async def _init_producer_id(self, client: AIOKafkaClient, name: str) -> tuple[int, int, int]:
         """Return producer id, epoch, and the node that gave them. Waits until a transaction in commit has ended."""
         node_id = await self._coordinator(client, CoordinationType.TRANSACTION, name)
-        request = InitProducerIdRequest(name, TRANSACTION_TIMEOUT_S * 1000)
+        request = InitProducerIdRequest(name, _BARRIER_TIMEOUT_S * 1000)
+        waits_s = _growing(_MARKERS_S)
         while True:
             response = await client.send(node_id, request)
             if response.error_code != _CONCURRENT_TRANSACTIONS:
                 raise_for(response.error_code)
                 return response.producer_id, response.producer_epoch, node_id
-            await asyncio.sleep(_MARKERS_S)
+            await asyncio.sleep(next(waits_s))
 
     async def _offsets_behind_barrier(
         self, client: AIOKafkaClient, name: str, topic: str, partitions: Collection[int]
@@ -165,29 +155,43 @@ class Coordination:
         producer = (name, producer_id, epoch)
         added = await client.send(transactions_node, AddOffsetsToTxnRequest(*producer, self._group_id))
         raise_for(added.error_code)
-        group_node = await self._coordinator(client, CoordinationType.GROUP, self._group_id)
-        offsets = [(topic, [(partition, 0, "") for partition in partitions])]
-        commit = TxnOffsetCommitRequest(name, self._group_id, producer_id, epoch, offsets)
-        acknowledged = await client.send(group_node, commit)
+        end = EndTxnRequest(*producer, False)  # noqa: FBT003 - abort
+        try:
+            group_node = await self._coordinator(client, CoordinationType.GROUP, self._group_id)
+            offsets = [(topic, [(partition, 0, "") for partition in partitions])]
+            commit = TxnOffsetCommitRequest(name, self._group_id, producer_id, epoch, offsets)
+            acknowledged = await client.send(group_node, commit)
+        except asyncio.CancelledError:
+            # left open, it would keep the offsets unstable for whoever takes over next, until it times out
+            await asyncio.shield(asyncio.wait_for(client.send(transactions_node, end), _FAREWELL_S))
+            raise
         for _, codes in acknowledged.errors:
             for _, code in codes:
                 raise_for(code)
-        ended = await client.send(transactions_node, EndTxnRequest(*producer, False))  # noqa: FBT003 - abort
+        ended = await client.send(transactions_node, end)
         raise_for(ended.error_code)
         return await self._read(client, group_node, CommittedOffsets(self._group_id, topic, partitions, stable=True))
 
     async def _read(self, client: AIOKafkaClient, node_id: int, request: CommittedOffsets) -> dict[int, int | None]:
         """Read committed offsets from this broker and no other; an error of any kind is raised."""
+        waits_s = _growing(_MARKERS_S)
         while True:
             response = await client.send(node_id, request)
             rows = [row for _, rows, _ in response.topics for row in rows]
             codes = {response.error_code, *(row[4] for row in rows)}
             if _UNSTABLE_OFFSET_COMMIT not in codes:
                 break
-            await asyncio.sleep(_MARKERS_S)
+            await asyncio.sleep(next(waits_s))
         for code in codes:
             raise_for(code)
         read = {partition: None if offset < 0 else offset for partition, offset, *_ in rows}
         if read.keys() != set(request.partitions):
             raise StaleMetadata("an answer without the partitions that were asked for")
         return read
+
+
+def _growing(first_s: float) -> Iterator[float]:
+    """Return times to wait, without end: what does not pass soon is asked for less often."""
+    while True:
+        yield first_s
+        first_s = min(_LONGEST_WAIT_S, first_s * 1.5)

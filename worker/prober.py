@@ -4,8 +4,7 @@ import asyncio
 import time
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
+from worker.coordination import Coordination
 from worker.stores.port import Store
 from worker.telemetry.health import Health
 
@@ -17,9 +16,8 @@ _PATIENCE_S: Final = 3
 class Prober:
     """Knows when store and broker last answered."""
 
-    def __init__(self, topic: str, consumer: AIOKafkaConsumer, store: Store, health: Health) -> None:
-        self._partition = TopicPartition(topic, 0)
-        self._consumer = consumer
+    def __init__(self, coordination: Coordination, store: Store, health: Health) -> None:
+        self._coordination = coordination
         self._store = store
         self._health = health
         self._seen_s = 0.0
@@ -37,7 +35,7 @@ class Prober:
         """Ask both. Raise StoreUnavailableError, KafkaError or TimeoutError."""
         await self.probe_store()
         async with asyncio.timeout(_PATIENCE_S):
-            await self._consumer.end_offsets([self._partition])
+            await self._coordination.ping()
         self.seen()
 
     async def probe_store(self) -> None:

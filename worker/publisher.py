@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from worker.asking import together
 from worker.coordination import TRANSACTION_TIMEOUT_S, Coordination
 from worker.encoder import OutgoingRecord, Reply
 from worker.failures import Culprit, PublishError
@@ -90,7 +91,11 @@ class Publishers:
         When this returns, that producer's offsets are final: its last commit is applied, or will never be.
         """
         names = (transactional_id, _barrier_of(transactional_id))
-        await asyncio.gather(*map(self.coordination.fence, names))
+        await together(*map(self.coordination.fence, names))
+
+    async def fence_all(self, transactional_ids: Iterable[str]) -> None:
+        """Fence several side by side. Raise what the first failure raises; then none is under way any more."""
+        await together(*map(self.fence, transactional_ids))
 
     async def final_offsets(
         self, transactional_id: str, topic: str, partitions: Collection[int]

@@ -36,7 +36,8 @@ class Found:
     """K, the group's committed offset; None if there is none."""
     extent: Extent | None
     """None if its leader is not known or does not answer."""
-    identity: TopicIdentity
+    identity: TopicIdentity | None
+    """None where the brokers have no ids of topics."""
     behind_s: float = 0
     """For how long its end has been said to be below `applied`, again and again."""
 
@@ -44,49 +45,45 @@ class Found:
 def find_start(found: Found) -> Start | Blocked:
     """Say where to start, or why not to (docs/exactly-once.md, Takeover 5)."""
     row, extent = found.row, found.extent
-    if extent is None:
-        return _blocked("no_leader", found)
-    cause = _refusal(found, extent)
-    if cause is not None:
+    if row.lost_at is not None:
+        return _blocked(_of_another_topic(row, found.identity) or _lost(row), found)
+    if cause := _of_another_topic(row, found.identity) or _refusal(found, extent):
         return _blocked(cause, found)
+    assert extent is not None, "else it is refused"
     if row.applied is None or row.published is None:
         return Start(replay=extent.beginning, apply=extent.beginning)
     return Start(replay=row.published if found.committed is None else found.committed, apply=row.applied)
 
 
-def _refusal(found: Found, extent: Extent) -> str | None:
-    row, committed = found.row, found.committed
-    if row.applied is None or row.published is None:
-        return "another_store" if committed is not None and committed > extent.beginning else None
-    if cause := _of_another_topic(row, found.identity) or _cut_short(found, extent.end < row.applied):
-        return cause
-    if committed is not None and committed > row.applied:
-        return "store_behind"
-    return "offset_reset" if committed is not None and committed < row.published else None
-
-
-def _of_another_topic(row: PartitionRow, identity: TopicIdentity) -> str | None:
-    if row.identity is None or row.identity == identity:
+def _of_another_topic(row: PartitionRow, identity: TopicIdentity | None) -> str | None:
+    if row.identity is None or identity is None or row.identity == identity:
         return None
     return "topic_recreated" if row.identity.cluster_id == identity.cluster_id else "another_cluster"
 
 
-def _cut_short(found: Found, is_behind: bool) -> str | None:  # noqa: FBT001 - said of `found`
-    """Judge an end below `applied`. What has been confirmed stays so: a later end cannot disprove it."""
-    if is_confirmed(found.row):
-        return _confirmed(found.row)
-    if is_behind:
-        return "end_behind" if found.behind_s < _LOST_AFTER_S else _confirmed(found.row)
-    return None
-
-
-def _confirmed(row: PartitionRow) -> str:
+def _lost(row: PartitionRow) -> str:
     return "topic_recreated" if row.identity is None else "records_lost"
 
 
-def is_confirmed(row: PartitionRow) -> bool:
-    """Return whether a takeover has found for good that the partition is shorter than what was applied."""
-    return (row.blocked_because or "").startswith(_confirmed(row))
+def lost_at(found: Found) -> int | None:
+    """Return where the partition ends, if that shows for good that applied records are lost; None if it does not."""
+    row, extent = found.row, found.extent
+    if extent is None or row.applied is None or _of_another_topic(row, found.identity):
+        return None
+    return extent.end if extent.end < row.applied and found.behind_s >= _LOST_AFTER_S else None
+
+
+def _refusal(found: Found, extent: Extent | None) -> str | None:
+    row, committed = found.row, found.committed
+    if extent is None:
+        return "no_leader"
+    if row.applied is None or row.published is None:
+        return "another_store" if committed is not None and committed > extent.beginning else None
+    if extent.end < row.applied:
+        return "end_behind" if found.behind_s < _LOST_AFTER_S else _lost(row)
+    if committed is not None and committed > row.applied:
+        return "store_behind"
+    return "offset_reset" if committed is not None and committed < row.published else None
 
 
 _REASONS: Final = {
@@ -100,7 +97,7 @@ _REASONS: Final = {
     " cluster {found}. Use the right cluster, a new store, or `user-task-worker store adopt-topic`.",
     "end_behind": "the store has applied up to offset {applied}, but the broker says that the partition ends at {end}:"
     " it may not have caught up. It is asked again.",
-    "records_lost": "the store has applied up to offset {applied}, but the same topic has ended at {end} for a while:"
+    "records_lost": "the store has applied up to offset {applied}, but the same topic had ended at {end} for a while:"
     " Kafka has lost records, for instance by an unclean leader election. What comes in their place would be taken for"
     " them. Restore the partition, or read it anew with `user-task-worker store adopt-topic`.",
     "store_behind": "the group has committed offset {committed}, but the store has applied only up to {applied}: it"
@@ -109,17 +106,20 @@ _REASONS: Final = {
     " offsets, or somebody reset the group. Set the group's offset to {published}.",
 }
 CAUSES: Final = tuple(_REASONS)
+PASSING: Final = frozenset(RETRY_S)
+"""Causes that may pass by themselves."""
 
 
 def _blocked(cause: str, found: Found) -> Blocked:
-    row, identity = found.row, found.identity
+    row, extent = found.row, found.extent
     which = "cluster_id" if cause == "another_cluster" else "topic_id"
+    end = row.lost_at if row.lost_at is not None else extent and extent.end
     figures: dict[str, Any] = {
         "committed": found.committed,
-        "end": found.extent and found.extent.end,
+        "end": "an unknown offset" if end is None else end,
         "applied": row.applied,
         "published": row.published,
         "known": "unknown" if row.identity is None else getattr(row.identity, which),
-        "found": getattr(identity, which),
+        "found": "unknown" if found.identity is None else getattr(found.identity, which),
     }
     return Blocked(cause=cause, reason=_REASONS[cause].format(**figures), retry_s=RETRY_S.get(cause, _REFUSED_RETRY_S))

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import structlog
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, StaleMetadata, for_code
+from aiokafka.errors import KafkaError, StaleMetadata, for_code
 from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 
-from worker.asking import ANSWER_TIMEOUT_S, some_brokers
+from worker.asking import some_brokers
 from worker.requests import IdentifiedMetadata
 from worker.stores.port import TopicIdentity
 
@@ -37,13 +37,14 @@ class Extent:
 class Survey:
     """A topic as its brokers describe it."""
 
-    identity: TopicIdentity
+    identity: TopicIdentity | None
+    """None where the brokers have no ids of topics."""
     extents: Mapping[int, Extent]
     """By partition; one whose leader is not known or does not answer is missing."""
 
 
 async def survey(client: AIOKafkaClient, topic: str, partitions: Collection[int]) -> Survey:
-    """Ask for a topic. Raise KafkaError if a majority does not agree on it, or if no leader answers at all."""
+    """Ask for a topic. Raise KafkaError if a majority does not agree on it."""
     identity, leaders = await _described(client, topic)
     by_node: defaultdict[int, list[int]] = defaultdict(list)
     for partition in partitions:
@@ -52,19 +53,17 @@ async def survey(client: AIOKafkaClient, topic: str, partitions: Collection[int]
             by_node[node_id].append(partition)
     answers = await asyncio.gather(*(_extents(client, node_id, topic, some) for node_id, some in by_node.items()))
     extents = {partition: extent for answer in answers for partition, extent in answer.items()}
-    if partitions and not extents:
-        raise LeaderNotAvailableError(f"no leader of {topic} answers")
     return Survey(identity, extents)
 
 
-async def _described(client: AIOKafkaClient, topic: str) -> tuple[TopicIdentity, Mapping[int, int]]:
+async def _described(client: AIOKafkaClient, topic: str) -> tuple[TopicIdentity | None, Mapping[int, int]]:
     """Return the topic's identity, and the node that leads each partition."""
     nodes = some_brokers(client)
     failure: Exception = StaleMetadata("the brokers do not agree on the topic's id")
-    answers: list[tuple[TopicIdentity, Iterable[Any]]] = []
+    answers: list[tuple[TopicIdentity | None, Iterable[Any]]] = []
     asking = [asyncio.ensure_future(_described_by(client, node_id, topic)) for node_id in nodes]
     try:
-        for answer in asyncio.as_completed(asking, timeout=ANSWER_TIMEOUT_S):
+        for answer in asyncio.as_completed(asking):
             try:
                 answers.append(await answer)
             except (KafkaError, OSError) as error:
@@ -80,11 +79,12 @@ async def _described(client: AIOKafkaClient, topic: str) -> tuple[TopicIdentity,
     raise failure
 
 
-async def _described_by(client: AIOKafkaClient, node_id: int, topic: str) -> tuple[TopicIdentity, Iterable[Any]]:
+async def _described_by(client: AIOKafkaClient, node_id: int, topic: str) -> tuple[TopicIdentity | None, Iterable[Any]]:
     response = await client.send(node_id, IdentifiedMetadata(topic))
     [(code, _, topic_id, _, partitions, *_)] = response.topics
     raise_for(code)
-    return TopicIdentity(cluster_id=response.cluster_id or "", topic_id=str(topic_id)), partitions
+    identity = TopicIdentity(cluster_id=response.cluster_id or "", topic_id=str(topic_id)) if topic_id.int else None
+    return identity, partitions
 
 
 def _latest_leaders(answers: Iterable[Iterable[Any]]) -> dict[int, int]:

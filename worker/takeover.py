@@ -5,10 +5,8 @@ them, (4) compare-and-set the rows, back to 2 for those lost, (5) read K behind 
 decided but not visible.
 """
 
-import asyncio
-import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -17,9 +15,9 @@ from worker.failures import PublishError
 from worker.publisher import Publisher, Publishers
 from worker.replay import Replay
 from worker.session import Held
-from worker.starting import Found, Start, find_start
+from worker.sightings import Sightings
+from worker.starting import PASSING, Found, Start, find_start, lost_at
 from worker.stores.port import PartitionRow, Store, StoreFencedError, TopicIdentity
-from worker.survey import Extent
 from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
@@ -46,13 +44,14 @@ class Takeover:
         self._store = store
         self._publishers = publishers
         self._tracing = tracing
-        self._behind_since_s: dict[int, float] = {}
+        self._behind = Sightings()
         self._identity: TopicIdentity | None = None
         """As the last takeover found it."""
 
     async def run(self, partitions: Collection[int]) -> Taken:
         """Take these partitions over. Whatever is raised, nothing has to be undone: the next attempt starts afresh."""
         self._publishers.lessons.suspects.keep(partitions)
+        self._behind.keep(partitions)
         while True:
             try:
                 return await self._attempt(partitions)
@@ -73,7 +72,7 @@ class Takeover:
         wanted, won = set(partitions), {}
         while wanted:
             rows = await self._store.partitions(self._topic, wanted)
-            await asyncio.gather(*map(self._publishers.fence, {row.publisher for row in rows.values()}))
+            await self._publishers.fence_all({row.publisher for row in rows.values()})
             owners = {partition: rows[partition].owner if partition in rows else 0 for partition in wanted}
             claimed = await self._store.claim(self._topic, owners, name)
             won.update({partition: owners[partition] + 1 for partition in claimed})
@@ -81,26 +80,28 @@ class Takeover:
         return won
 
     async def has_changed(self, blocked: Mapping[int, Blocked]) -> bool:
-        """Return whether a takeover would find one of these otherwise now, or another topic. Changes nothing."""
+        """Return whether a takeover may run one of these now, or would find another topic or a lasting cause."""
         if not blocked:
             topic = await self._publishers.coordination.survey(self._topic, ())
             return topic.identity != self._identity
         committed = await self._publishers.coordination.committed(self._topic, blocked)
         found = await self._find(blocked, committed)
-        starts = {partition: find_start(one) for partition, one in found.items()}
+        starts = {partition: find_start(self._with_behind(partition, one)) for partition, one in found.items()}
         return any(one.identity != self._identity for one in found.values()) or any(
-            isinstance(start, Start) or start.cause != blocked[partition].cause for partition, start in starts.items()
+            isinstance(start, Start) or start.cause not in PASSING | {blocked[partition].cause}
+            for partition, start in starts.items()
         )
 
     async def _start(self, publisher: Publisher, owners: Mapping[int, int]) -> Taken:
         committed = await self._publishers.final_offsets(publisher.transactional_id, self._topic, owners)
         found = await self._find(owners, committed)
-        if lost := sorted(number for number, owner in owners.items() if found[number].row.owner != owner):
+        if lost := sorted(one for one, owner in owners.items() if one not in found or found[one].row.owner != owner):
             # K was read before they wrote: it says nothing of the rows as they are now
             raise StoreFencedError(f"{self._topic}: others have taken partitions {lost} over meanwhile")
         starts: dict[int, Start] = {}
         blocked: dict[int, Blocked] = {}
         for partition in sorted(owners):
+            found[partition] = self._with_behind(partition, found[partition])
             match self._find_start(partition, found[partition]):
                 case Blocked() as one:
                     blocked[partition] = one
@@ -128,23 +129,18 @@ class Takeover:
         rows = await self._store.partitions(self._topic, partitions)
         return {
             partition: Found(
-                row=rows[partition],
+                row=row,
                 committed=committed[partition],
                 extent=topic.extents.get(partition),
                 identity=topic.identity,
-                behind_s=self._behind_s(partition, rows[partition], topic.extents.get(partition)),
             )
-            for partition in partitions
+            for partition, row in rows.items()
         }
 
-    def _behind_s(self, partition: int, row: PartitionRow, extent: Extent | None) -> float:
-        """Return for how long every answer has been that the partition ends below `applied`."""
-        now_s = time.monotonic()
-        if extent is not None and extent.end >= (row.applied or 0):
-            self._behind_since_s.pop(partition, None)
-        elif extent is not None:
-            self._behind_since_s.setdefault(partition, now_s)
-        return now_s - self._behind_since_s.get(partition, now_s)
+    def _with_behind(self, partition: int, found: Found) -> Found:
+        """Add for how long every answer has been that the partition ends below `applied`."""
+        is_behind = found.extent is not None and found.extent.end < (found.row.applied or 0)
+        return replace(found, behind_s=self._behind.seen(partition, is_so=is_behind))
 
     async def _begin(self, partition: int, owner: int, found: Found, start: Start) -> None:
         about = {"topic": self._topic, "partition": partition}
@@ -166,8 +162,11 @@ class Takeover:
     ) -> None:
         """Note in the store which topic this is, and what is blocked; as a rule both are known already."""
         new = {partition: owners[partition] for partition in starts if found[partition].row.identity is None}
-        if new:
-            await self._store.identify(self._topic, new, found[next(iter(new))].identity)
+        if new and self._identity is not None:
+            await self._store.identify(self._topic, new, self._identity)
+        ends = {number: end for number in blocked if (end := lost_at(found[number])) is not None}
+        if ends:
+            await self._store.note_lost(self._topic, owners, ends)
         reasons = {number: str(blocked[number]) if number in blocked else None for number in owners}
         news = {number: why for number, why in reasons.items() if why != found[number].row.blocked_because}
         if news:

@@ -17,6 +17,7 @@ from tests.contract.backends import (
 )
 from worker.encoder import Reply
 from worker.stores.port import (
+    Adoption,
     Changes,
     First,
     PartitionRow,
@@ -546,13 +547,28 @@ async def test_the_owner_notes_which_topic_it_is_and_why_it_does_not_run_it(stor
     assert (await row_of(store)).blocked_because is None
 
 
+async def test_where_records_were_found_to_be_lost_is_noted_once_and_by_the_owner(store):
+    await take_over(store, 0, 1)
+    await store.claim(TOPIC, {1: 1}, "another")
+
+    for end in (7, 5, 9):
+        await store.note_lost(TOPIC, {0: 1, 1: 1}, {0: end, 1: end})
+
+    assert {number: row.lost_at for number, row in (await store.partitions(TOPIC, [0, 1])).items()} == {0: 7, 1: None}
+
+
+def an_adoption(start, applied=5, known=None):
+    return Adoption(applied=applied, known=known, start=start)
+
+
 async def test_an_adopted_topic_begins_anew_under_a_new_owner_count_and_other_partitions_stay(store):
     await take_over(store, 0, 1, 2)
     await store.identify(TOPIC, {0: 1, 1: 1, 2: 1}, HERE)
+    await store.note_lost(TOPIC, {0: 1}, {0: 3})
     await save(store, [an_advance(0, 5, number) for number in range(3)], outcomes=[an_outcome(3)])
     kept = await row_of(store, 2)
 
-    await store.adopt(TOPIC, ANEW, {0: 40, 1: None})
+    await store.adopt(TOPIC, ANEW, {0: an_adoption(40, known=HERE), 1: an_adoption(None, known=HERE)})
 
     rows = await store.partitions(TOPIC, [0, 1, 2])
     assert rows == {
@@ -564,6 +580,18 @@ async def test_an_adopted_topic_begins_anew_under_a_new_owner_count_and_other_pa
         await save(store, [an_advance(5, 6)])
 
 
+@pytest.mark.parametrize("adoption", [an_adoption(0, applied=4), an_adoption(0, known=HERE)])
+async def test_nothing_is_adopted_if_a_row_is_not_what_the_caller_believes(store, adoption):
+    await take_over(store, 0, 1)
+    await save(store, [an_advance(0, 5, number) for number in range(2)])
+    before = await store.partitions(TOPIC, [0, 1])
+
+    with pytest.raises(StoreFencedError):
+        await store.adopt(TOPIC, ANEW, {0: an_adoption(0), 1: adoption})
+
+    assert await store.partitions(TOPIC, [0, 1]) == before
+
+
 async def test_after_an_adoption_command_ids_stay_known_but_for_those_that_are_positions(store):
     named, by_position = b"n" * 16, b"p" * 16
     await take_over(store, 0)
@@ -573,7 +601,7 @@ async def test_after_an_adoption_command_ids_stay_known_but_for_those_that_are_p
     ]
     await save(store, [an_advance(0, 5)], outcomes=outcomes)
 
-    await store.adopt(TOPIC, ANEW, {0: 0})
+    await store.adopt(TOPIC, ANEW, {0: an_adoption(0)})
 
     known = {}
 
@@ -588,8 +616,8 @@ async def test_after_an_adoption_command_ids_stay_known_but_for_those_that_are_p
 async def test_what_was_set_aside_is_forgotten_by_the_retention_and_may_be_adopted_again(store):
     await take_over(store, 0)
     await save(store, [an_advance(0, 5)], outcomes=[an_outcome(3)])
-    await store.adopt(TOPIC, ANEW, {0: 0})
-    await store.adopt(TOPIC, HERE, {0: 7})
+    await store.adopt(TOPIC, ANEW, {0: an_adoption(0)})
+    await store.adopt(TOPIC, HERE, {0: an_adoption(7, applied=0, known=ANEW)})
 
     assert await store.prune(2**60, 10) == 1
     assert (await row_of(store)).applied == 7

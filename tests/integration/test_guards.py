@@ -166,6 +166,11 @@ def test_a_topic_that_is_recreated_under_a_running_worker_is_refused_as_soon_as_
 
         await_words('"cause": "topic_recreated"', worker)
         assert worker.terminate() == 0, worker.stderr()
+    # whatever the worker has committed before it noticed, the topic is read from its beginning
+    assert run_cli("store", "adopt-topic", env=bench.env, cwd=bench.folder).returncode == 0
+    bench.work_off(20)
+
+    assert not [*bench.verdict().lost, *bench.verdict().doubled]
 
 
 def test_another_cluster_under_the_old_store_is_refused_though_its_offsets_fit(bench):

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from worker.blocked import Blocked, BlockedPartitions
-from worker.starting import CAUSES, Found, Start, find_start
+from worker.sightings import Sightings
+from worker.starting import CAUSES, Found, Start, find_start, lost_at
 from worker.stores.port import PartitionRow, TopicIdentity
 from worker.survey import Extent
 
@@ -15,11 +16,9 @@ ELSEWHERE = TopicIdentity(cluster_id="other cluster", topic_id="topic there")
 
 
 def found(  # noqa: PLR0913 - each test names what it cares about
-    applied, published, committed, end=9, *, beginning=0, known=HERE, now=HERE, blocked=None, behind_s=0.0
+    applied, published, committed, end=9, *, beginning=0, known=HERE, now=HERE, lost_at=None, behind_s=0.0
 ):
-    row = PartitionRow(
-        owner=1, publisher="p", applied=applied, published=published, identity=known, blocked_because=blocked
-    )
+    row = PartitionRow(owner=1, publisher="p", applied=applied, published=published, identity=known, lost_at=lost_at)
     extent = None if end is None else Extent(beginning, end)
     return Found(row=row, committed=committed, extent=extent, identity=now, behind_s=behind_s)
 
@@ -53,14 +52,17 @@ REFUSED = {
     "another cluster": ("another_cluster", found(7, 7, 7, now=ELSEWHERE)),
     "an end that may lag": ("end_behind", found(7, 7, 7, end=6)),
     "an end that does not lag": ("records_lost", found(7, 7, 7, end=6, behind_s=31)),
-    "records lost, and others in their place": ("records_lost", found(7, 7, 7, end=70, blocked="records_lost: …")),
+    "records lost, and others in their place": ("records_lost", found(7, 7, 7, end=70, lost_at=6)),
     "a store from before, an end that may lag": ("end_behind", found(7, 7, 7, end=6, known=None)),
     "a store from before, recreated": ("topic_recreated", found(7, 7, 7, end=6, known=None, behind_s=31)),
     "a store from before, recreated and longer by now": (
         "topic_recreated",
-        found(7, 7, 7, end=70, known=None, blocked="topic_recreated: …"),
+        found(7, 7, 7, end=70, known=None, lost_at=6),
     ),
     "no leader": ("no_leader", found(7, 7, 7, end=None)),
+    "no leader at the very first start": ("no_leader", found(None, None, None, end=None)),
+    "records lost, and no leader": ("records_lost", found(7, 7, 7, end=None, lost_at=6)),
+    "another topic, and no leader": ("topic_recreated", found(7, 7, 7, end=None, now=ANEW)),
 }
 
 
@@ -71,16 +73,47 @@ def test_it_does_not_run_what_would_lose_or_double_outcomes(cause, one):
     assert isinstance(blocked, Blocked)
     assert blocked.cause == cause
     assert "None" not in blocked.reason
-    assert "unknown" not in blocked.reason or one.row.identity is None
+    assert "unknown" not in blocked.reason or None in (one.row.identity, one.extent)
 
 
 def test_every_cause_is_met_here():
     assert {cause for cause, _ in REFUSED.values()} == set(CAUSES)
 
 
-@pytest.mark.parametrize("cause", ["topic_recreated", "end_behind", "no_leader", "store_behind"])
-def test_a_finding_that_later_answers_disprove_is_not_kept(cause):
-    assert find_start(found(7, 7, 7, blocked=f"{cause}: …")) == Start(replay=7, apply=7)
+def test_where_a_broker_has_no_ids_the_offsets_alone_decide():
+    assert find_start(found(7, 7, 7, now=None)) == Start(replay=7, apply=7)
+
+
+@pytest.mark.parametrize(
+    ("one", "end"),
+    [
+        (found(7, 7, 7, end=6, behind_s=31), 6),
+        (found(7, 7, 7, end=6, behind_s=31, known=None), 6),
+        (found(7, 7, 7, end=6, behind_s=29), None),
+        (found(7, 7, 7, end=7, behind_s=31), None),
+        (found(7, 7, 7, end=6, behind_s=31, now=ANEW), None),
+        (found(None, None, None, end=6, behind_s=31), None),
+        (found(7, 7, 7, end=None, behind_s=31), None),
+    ],
+)
+def test_records_are_lost_if_the_same_topic_has_been_too_short_for_long(one, end):
+    assert lost_at(one) == end
+
+
+def test_sightings_count_from_the_first_of_a_row_without_a_gap():
+    now_s = 100.0
+    sightings = Sightings(clock=lambda: now_s)
+
+    def seen(at_s: float, *, is_so: bool = True) -> float:
+        nonlocal now_s
+        now_s = at_s
+        return sightings.seen(1, is_so=is_so)
+
+    assert [seen(100), seen(102), seen(109)] == [0, 2, 9]
+    assert seen(120) == 0, "after a gap it may be another one"
+    assert [seen(122), seen(123, is_so=False), seen(124), seen(125)] == [2, 0, 0, 1]
+    sightings.keep({2})
+    assert seen(126) == 0, "it has been somebody else's"
 
 
 async def test_blocked_partitions_are_looked_at_again_when_their_time_has_come():

@@ -41,16 +41,22 @@ def prune(
 
 @app.command("adopt-topic")
 def adopt_topic(
+    from_committed: Annotated[
+        bool, typer.Option("--from-committed", help="Read another topic from the group's offsets, not its beginning.")
+    ] = False,
+    abandon_unpublished: Annotated[
+        bool, typer.Option("--abandon-unpublished", help="Accept that outcomes are never published.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each partition.")] = False,
 ) -> None:
-    """Read the commands topic that is there now, in the place of one that was deleted and made anew, or lost records.
+    """Read the commands topic as it is now, after it was deleted and made anew, or has lost records."""
+    from worker.cli.adopting import Wish, adopt  # noqa: PLC0415 - kept out of --help
 
-    Each partition is read from the group's committed offset, or from its beginning if there is none.
-    """
-    from worker.cli.adopting import adopt  # noqa: PLC0415 - kept out of --help
-
-    raise typer.Exit(adopt(dry_run=dry_run, as_json=as_json))
+    wish = Wish(
+        from_committed=from_committed, abandon_unpublished=abandon_unpublished, dry_run=dry_run, as_json=as_json
+    )
+    raise typer.Exit(adopt(wish))
 
 
 def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:

@@ -58,8 +58,22 @@ class PartitionRow:
     """The next offset known to be published; may lag. None together with `applied`."""
     identity: TopicIdentity | None = None
     """The topic that `applied` counts in. None in a store from before ids were kept."""
+    lost_at: int | None = None
+    """Where the partition ended when it was found for good that it has lost records that were applied."""
     blocked_because: str | None = None
     """Cause and reason, in words, why its owner does not run the partition; None if it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adoption:
+    """How one partition is to begin anew."""
+
+    applied: int | None
+    """What the caller believes that the row says."""
+    known: TopicIdentity | None
+    """The same of its identity."""
+    start: int | None
+    """The offset to apply first; None if the topic no longer has the partition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +198,16 @@ class Store(Protocol):
     async def note_blocked(self, topic: str, owners: Mapping[int, int], reasons: Mapping[int, str | None]) -> None:
         """Set `blocked_because` of partitions that are still held under the given owner counts."""
 
-    async def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
-        """Begin anew with another topic of the same name: apply each partition given from its start on.
+    async def note_lost(self, topic: str, owners: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        """Set `lost_at` of partitions that have none and are still held under the given owner counts."""
 
-        None stands for a partition that the other topic does not have. The rows of the topic before are set aside under
-        the name `topic@id`, with their outcomes, so that command ids stay known. Ids that are positions are forgotten:
-        the same positions are other commands now. Owner counts go on, so nobody who held a partition before can write.
+    async def adopt(self, topic: str, identity: TopicIdentity | None, adoptions: Mapping[int, Adoption]) -> None:
+        """Begin anew with another topic of the same name, or with what is left of the same one.
+
+        The rows as they were are set aside under the name `topic@id`, with their outcomes, so that command ids stay
+        known. Ids that are positions are forgotten: the same positions are other commands now. Owner counts go on, so
+        that nobody who held a partition before can write. Raise StoreFencedError if a row is no longer what the caller
+        believes.
         """
 
     async def task(self, user_task_key: int) -> StoredTask | None:

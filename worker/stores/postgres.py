@@ -11,6 +11,7 @@ from worker.encoder import OutgoingRecord, pack, unpack
 from worker.lifecycle import StoredTask
 from worker.stores import postgres_sql as sql
 from worker.stores.port import (
+    Adoption,
     Advance,
     Changes,
     First,
@@ -22,6 +23,7 @@ from worker.stores.port import (
     StoreUnavailableError,
     TopicIdentity,
 )
+from worker.stores.postgres_adoption import adopt
 from worker.stores.postgres_connect import Connector, transaction
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
 from worker.stores.postgres_schema import DURABLE, check_durability, check_schema, migrate, setup_errors_mapped
@@ -41,7 +43,6 @@ T = TypeVar("T")
 _CONNECTIONS_MAX: Final = 4
 _ATTEMPTS_MAX: Final = 5
 _CLOSE_TIMEOUT_S: Final = 5
-_ADOPT_TIMEOUT_S: Final = 3600
 _CLIENT_PATIENCE: Final = 1.5
 """By how much longer than the server the client waits: the server's answer says more than silence."""
 
@@ -165,19 +166,12 @@ class PostgresStore:
         rows = [(topic, partition, owners[partition], reason) for partition, reason in sorted(reasons.items())]
         await self._change_each(sql.NOTE_BLOCKED, rows)
 
-    async def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
-        async def work(connection: Any) -> None:
-            await connection.execute("SET LOCAL statement_timeout = 0")  # it may go through all outcomes
-            rows = await connection.fetch(sql.TO_ADOPT, topic, list(starts))
-            for partition_id, partition, owner, publisher in rows:
-                await connection.execute(sql.SET_ASIDE, partition_id)
-                await connection.execute(sql.FORGET_POSITIONS, partition_id, topic, partition, timeout=_ADOPT_TIMEOUT_S)
-                start = starts[partition]
-                if start is not None:
-                    new = (topic, partition, owner + 1, publisher, start)
-                    await connection.execute(sql.BEGIN_ANEW, *new, identity.cluster_id, identity.topic_id)
+    async def note_lost(self, topic: str, owners: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        rows = [(topic, partition, owners[partition], end) for partition, end in sorted(ends.items())]
+        await self._change_each(sql.NOTE_LOST, rows)
 
-        await self._transact(work)
+    async def adopt(self, topic: str, identity: TopicIdentity | None, adoptions: Mapping[int, Adoption]) -> None:
+        await self._transact(lambda connection: adopt(connection, topic, identity, adoptions))
 
     async def task(self, user_task_key: int) -> StoredTask | None:
         rows = await self._fetch(sql.TASK, user_task_key)

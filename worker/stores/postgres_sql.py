@@ -53,16 +53,19 @@ UPDATE partitions SET applied = $4, published = $4
 WHERE topic = $1 AND partition = $2 AND owner = $3 AND applied IS NULL RETURNING id
 """
 
-# These two are executed once for each partition, in the order of partitions.
+# These three are executed once for each partition, in the order of partitions.
 IDENTIFY: Final = """
 UPDATE partitions SET cluster_id = $4, topic_id = $5 WHERE topic = $1 AND partition = $2 AND owner = $3
 """
+NOTE_LOST: Final = """
+UPDATE partitions SET lost_at = $4 WHERE topic = $1 AND partition = $2 AND owner = $3 AND lost_at IS NULL
+"""
 NOTE_BLOCKED: Final = "UPDATE partitions SET blocked_because = $4 WHERE topic = $1 AND partition = $2 AND owner = $3"
 
-TO_ADOPT: Final = """
-SELECT id, partition, owner, publisher FROM partitions
+TO_ADOPT: Final = f"""
+SELECT id, {PARTITION_COLUMNS} FROM partitions
 WHERE topic = $1 AND partition = ANY($2::int[]) ORDER BY partition FOR UPDATE
-"""
+"""  # noqa: S608 - a constant
 SET_ASIDE: Final = """
 UPDATE partitions SET topic = topic || '@' || coalesce(topic_id, '') || '#' || id, published = applied WHERE id = $1
 """

@@ -8,10 +8,20 @@ from pydantic_core import from_json
 from schemas.user_task import UserTaskState
 from worker.encoder import unpack
 from worker.lifecycle import StoredTask
-from worker.stores.port import REPEATED_BYTES_MAX, First, PartitionRow, TooMuchRepeatedError, TopicIdentity
+from worker.stores.port import (
+    REPEATED_BYTES_MAX,
+    Adoption,
+    First,
+    PartitionRow,
+    StoreFencedError,
+    TooMuchRepeatedError,
+    TopicIdentity,
+)
 from worker.strict_json import write
 
-PARTITION_COLUMNS: Final = "partition, owner, publisher, applied, published, cluster_id, topic_id, blocked_because"
+PARTITION_COLUMNS: Final = (
+    "partition, owner, publisher, applied, published, cluster_id, topic_id, lost_at, blocked_because"
+)
 _STATES: Final = {state.value: state for state in UserTaskState}
 
 
@@ -20,14 +30,21 @@ def partitions_from_rows(rows: Iterable[Sequence[Any]]) -> dict[int, PartitionRo
     return {row[0]: _partition_from_row(row) for row in rows}
 
 
+def raise_if_changed(row: PartitionRow, adoption: Adoption) -> None:
+    """Raise StoreFencedError if the row is not what the adoption was decided on."""
+    if (row.applied, row.identity) != (adoption.applied, adoption.known):
+        raise StoreFencedError("the store has changed meanwhile; look at it again")
+
+
 def _partition_from_row(row: Sequence[Any]) -> PartitionRow:
-    _, owner, publisher, applied, published, cluster_id, topic_id, blocked_because = row
+    _, owner, publisher, applied, published, cluster_id, topic_id, lost_at, blocked_because = row
     return PartitionRow(
         owner=owner,
         publisher=publisher,
         applied=applied,
         published=published,
         identity=None if topic_id is None else TopicIdentity(cluster_id=cluster_id, topic_id=topic_id),
+        lost_at=lost_at,
         blocked_because=blocked_because,
     )
 

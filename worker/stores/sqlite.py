@@ -14,6 +14,7 @@ from worker.lifecycle import StoredTask
 from worker.stores import sqlite_sql as sql
 from worker.stores.migrations import migrations
 from worker.stores.port import (
+    Adoption,
     Advance,
     Changes,
     First,
@@ -110,8 +111,12 @@ class SqliteStore:
         rows = [(reason, topic, partition, owners[partition]) for partition, reason in reasons.items()]
         await self._run(self._file.change, sql.NOTE_BLOCKED, rows)
 
-    async def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
-        await self._run(self._file.adopt, topic, identity, starts)
+    async def note_lost(self, topic: str, owners: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        rows = [(end, topic, partition, owners[partition]) for partition, end in ends.items()]
+        await self._run(self._file.change, sql.NOTE_LOST, rows)
+
+    async def adopt(self, topic: str, identity: TopicIdentity | None, adoptions: Mapping[int, Adoption]) -> None:
+        await self._run(self._file.adopt, topic, identity, adoptions)
 
     async def task(self, user_task_key: int) -> StoredTask | None:
         rows = await self._run(self._file.query, sql.SELECT_TASKS.format("?"), (user_task_key,))
@@ -196,9 +201,9 @@ class _File:
             _save(connection, ids, snapshot, changes)
         return changes
 
-    def adopt(self, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]) -> None:
+    def adopt(self, topic: str, identity: TopicIdentity | None, adoptions: Mapping[int, Adoption]) -> None:
         with self._transaction() as connection:
-            adopt(connection, topic, identity, starts)
+            adopt(connection, topic, identity, adoptions)
 
     def prune(self, decided_before_ms: int, limit: int) -> int:
         """Prune partition by partition, each from its oldest outcome: one that stands still keeps no other."""

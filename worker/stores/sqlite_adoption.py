@@ -4,9 +4,10 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Final
 
-from worker.stores.port import TopicIdentity
+from worker.stores.port import Adoption, TopicIdentity
+from worker.stores.rows import PARTITION_COLUMNS, partitions_from_rows, raise_if_changed
 
-_TO_ADOPT: Final = "SELECT id, partition, owner, publisher FROM partitions WHERE topic = ?"
+_TO_ADOPT: Final = f"SELECT id, {PARTITION_COLUMNS} FROM partitions WHERE topic = ?"  # noqa: S608 - a constant
 _SET_ASIDE: Final = """
 UPDATE partitions SET topic = topic || '@' || coalesce(topic_id, '') || '#' || id, published = applied WHERE id = ?
 """
@@ -21,14 +22,21 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 
 def adopt(
-    connection: sqlite3.Connection, topic: str, identity: TopicIdentity, starts: Mapping[int, int | None]
+    connection: sqlite3.Connection,
+    topic: str,
+    identity: TopicIdentity | None,
+    adoptions: Mapping[int, Adoption],
 ) -> None:
     """Adopt the partitions given, within the transaction that is open."""
-    rows = connection.execute(_TO_ADOPT, (topic,)).fetchall()
-    for partition_id, partition, owner, publisher in (row for row in rows if row[1] in starts):
-        connection.execute(_SET_ASIDE, (partition_id,))
-        connection.execute(_FORGET_POSITIONS, (partition_id, topic, partition))
-        start = starts[partition]
-        if start is not None:
-            ids = (identity.cluster_id, identity.topic_id)
-            connection.execute(_BEGIN_ANEW, (topic, partition, owner + 1, publisher, start, start, *ids))
+    found = connection.execute(_TO_ADOPT, (topic,)).fetchall()
+    ids = {row[1]: row[0] for row in found}
+    rows = partitions_from_rows(row[1:] for row in found)
+    for partition, adoption in adoptions.items():
+        row = rows[partition]
+        raise_if_changed(row, adoption)
+        connection.execute(_SET_ASIDE, (ids[partition],))
+        connection.execute(_FORGET_POSITIONS, (ids[partition], topic, partition))
+        if adoption.start is not None:
+            progress = (adoption.start, adoption.start)
+            known = (identity and identity.cluster_id, identity and identity.topic_id)
+            connection.execute(_BEGIN_ANEW, (topic, partition, row.owner + 1, row.publisher, *progress, *known))

@@ -34,6 +34,9 @@ NOTE_PUBLISHED: Final = (
 )
 IDENTIFY: Final = "UPDATE partitions SET cluster_id = ?, topic_id = ? WHERE topic = ? AND partition = ? AND owner = ?"
 NOTE_BLOCKED: Final = "UPDATE partitions SET blocked_because = ? WHERE topic = ? AND partition = ? AND owner = ?"
+NOTE_LOST: Final = (
+    "UPDATE partitions SET lost_at = ? WHERE topic = ? AND partition = ? AND owner = ? AND lost_at IS NULL"
+)
 RECORDED: Final = (
     'SELECT "offset", records FROM outcomes WHERE partition_id = (SELECT id FROM partitions WHERE topic = ?'
     ' AND partition = ?) AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?'
