@@ -18,7 +18,7 @@ class Blocked:
     retry_s: float
     """After so many seconds it is looked at again."""
     is_refusal: bool = True
-    """Whether it can be seen, without trying, that the cause is gone."""
+    """Whether store and Kafka do not fit, so that a person has to act."""
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.reason}"

@@ -122,4 +122,9 @@ def _blocked(cause: str, found: Found) -> Blocked:
         "known": "unknown" if row.identity is None else getattr(row.identity, which),
         "found": "unknown" if found.identity is None else getattr(found.identity, which),
     }
-    return Blocked(cause=cause, reason=_REASONS[cause].format(**figures), retry_s=RETRY_S.get(cause, _REFUSED_RETRY_S))
+    return Blocked(
+        cause=cause,
+        reason=_REASONS[cause].format(**figures),
+        retry_s=RETRY_S.get(cause, _REFUSED_RETRY_S),
+        is_refusal=cause not in PASSING,
+    )
