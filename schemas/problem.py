@@ -44,7 +44,10 @@ PROBLEMS: Final[dict[Problem, _Meaning]] = {
     Problem.INTERNAL: _Meaning(500, "INTERNAL"),
 }
 
-DEAD_LETTERED: Final = frozenset({Problem.MALFORMED_COMMAND, Problem.INTERNAL})
+DAMAGED_BATCH: Final = "damaged-batch"
+"""What dead letters call commands that the broker's disk has lost. No rejection is of this kind."""
+
+DEAD_LETTERED: Final[frozenset[str]] = frozenset({Problem.MALFORMED_COMMAND, Problem.INTERNAL, DAMAGED_BATCH})
 """What an operator must look at; everything else is between the sender and the answer."""
 
 

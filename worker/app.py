@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from worker.batch import Limits
 from worker.brokers import check_cluster
+from worker.careful import careful_reading
 from worker.consumer import CommandConsumer, Parts
 from worker.encoder import Destinations, Encoder
 from worker.exit_codes import ExitCode
@@ -219,7 +220,7 @@ def _parts(
     return Parts(
         topic=topic,
         consumer=consumer,
-        poller=Poller(consumer, settings.max_batch_records),
+        poller=Poller(consumer, careful_reading(consumer, settings), settings.max_batch_records),
         store=store,
         takeover=Takeover(topic, store, publishers, tracing),
         processor=Processor(topic, store, Encoder(destinations), limits, reporter),

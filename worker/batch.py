@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 
 from schemas.cloudevents import MAX_COPIED_BYTES, Header, copied_headers
-from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
+from schemas.problem import DAMAGED_BATCH, DEAD_LETTERED, PROBLEMS, Problem
 from schemas.replies import ReplyAddress, Unanswerable, reply_addresses
 from schemas.spellings import last_values
 from worker.decoder import (
@@ -18,6 +18,7 @@ from worker.decoder import (
     Record,
     Unreadable,
     decode,
+    is_stepped_over,
     position_identity,
     position_of,
 )
@@ -71,6 +72,8 @@ class Report:
 
     transitions: list[Transition] = field(default_factory=list)
     refusals: list[tuple[Received, Refusal]] = field(default_factory=list)
+    stepped_over: list[Unreadable] = field(default_factory=list)
+    """Damaged batches."""
     duplicates: int = 0
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Replies that were asked for and cannot be sent, by topic and reason."""
@@ -170,6 +173,8 @@ class Batch:
             match command:
                 case Broken():
                     self._refuse(working, command.received, _INTERNAL)
+                case Unreadable() if is_stepped_over(command.record):
+                    self._step_over(working, command)
                 case Unreadable():
                     self._refuse(working, command, Refusal(problem=Problem.MALFORMED_COMMAND, detail=command.detail))
                 case Readable():
@@ -225,7 +230,7 @@ class Batch:
         too_large = _may_exceed(rejection, limit) and rejection.wire_bytes > limit
         records = [rejection._replace(key=None) if too_large else rejection]
         if refusal.problem in DEAD_LETTERED:
-            dead_letter = self._encoder.dead_letter(received, refusal, working.now_ms)
+            dead_letter = self._encoder.dead_letter(received, refusal.problem, refusal.detail, working.now_ms)
             records.append(_fitting(dead_letter, self._limits.dead_letter_bytes))
         if received.reply_to:
             records += self._replies(working, received, records[0])
@@ -234,6 +239,12 @@ class Batch:
         outcome = _outcome(received, status, tuple(records), working.now_ms, occupies_id=occupies_id)
         working.report.refusals.append((received, refusal))
         self._record(working, outcome)
+
+    def _step_over(self, working: _Working, received: Unreadable) -> None:
+        """Leave a dead letter for a damaged batch, and no rejection: that answers a command, and none is known."""
+        letter = self._encoder.dead_letter(received, DAMAGED_BATCH, received.detail, working.now_ms)
+        working.report.stepped_over.append(received)
+        self._record(working, _outcome(received, PROBLEMS[Problem.INTERNAL].status, (letter,), working.now_ms))
 
     def _repeat(self, working: _Working, duplicate: Readable) -> None:
         """Answer a duplicate by the first outcome, in a row of its own: its position is what a replay finds it by."""

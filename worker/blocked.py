@@ -49,6 +49,11 @@ class BlockedPartitions:
         self._look_due_at_s = 0.0
         self._look: asyncio.Task[bool] | None = None
 
+    @property
+    def all(self) -> Mapping[int, Blocked]:
+        """Return what a takeover has found to be blocked."""
+        return self._blocked
+
     def set(self, blocked: Mapping[int, Blocked]) -> None:
         """Replace all of them: every partition was looked at just now."""
         self.close()

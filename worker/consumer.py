@@ -19,7 +19,8 @@ from worker.backoff import Backoff
 from worker.batch import Decoded
 from worker.blocked import BlockedPartitions
 from worker.failures import PublishError
-from worker.poller import Poller
+from worker.noted_damage import NotedDamage
+from worker.poller import Poller, UnreadableError
 from worker.prober import Prober
 from worker.processor import Processor
 from worker.reporting import Reporter
@@ -38,14 +39,7 @@ _REVOKE_BUDGET_S: Final = 5
 """How long a rebalance may wait for what has begun; the successor can do without it."""
 _TICK_S: Final = 1
 
-_EXPECTED: Final = (
-    KafkaError,
-    OSError,
-    TimeoutError,
-    StoreError,
-    PublishError,
-    SessionLostError,
-)
+_EXPECTED: Final = (KafkaError, OSError, TimeoutError, StoreError, PublishError, SessionLostError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +76,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._poll_failure: str | None = None
         self._attempt: asyncio.Task[Taken] | None = None
         self._blocked = BlockedPartitions(parts.takeover.has_changed)
+        self._noted = NotedDamage(parts.topic, parts.store)
 
     def stop(self) -> None:
         """Ask the loop to end after what has begun."""
@@ -91,10 +86,11 @@ class CommandConsumer(ConsumerRebalanceListener):
     def standing(self) -> Standing:
         """Tell where the worker stands. A failure that it knows of and waits out is no standstill."""
         session, failing = self._session, self._poll_failure is not None
+        held = {} if session is None or failing else session.held
         return Standing(
             joined=self._assigned is not None or failing,
             rebalances=self._assignment,
-            held={} if session is None or failing else session.held,
+            held={partition: one for partition, one in held.items() if partition not in self._parts.poller.blocked},
             handed_out=self._parts.poller.handed_out,
             may_take_over=bool(self._assigned and session is None and self._attempt is None and self._backoff.is_due),
             stopping=self._stop.is_set(),
@@ -182,7 +178,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._lose_session(session, error)
         except ConsumerStoppedError:
             self._stop.set()
-        except UnicodeDecodeError:
+        except UnreadableError:
             await self._rewind(session)
         except KafkaError as error:
             await self._rewind(session)
@@ -221,7 +217,9 @@ class CommandConsumer(ConsumerRebalanceListener):
             await self._parts.prober.probe()
         if self._blocked.need_takeover():
             raise RetakeError("a partition may be found otherwise than before")
+        await self._noted.note(session.held, self._parts.poller.blocked)
         if session is self._session:  # or it was lost meanwhile, and its series are gone
+            self._parts.reporter.blocked({**self._blocked.all, **self._parts.poller.blocked})
             self._parts.reporter.stands(session.held, self._end_of)
 
     def _end_of(self, partition: int) -> int | None:
@@ -275,9 +273,8 @@ class CommandConsumer(ConsumerRebalanceListener):
 
     async def _try_to_take_over(self, assigned: frozenset[TopicPartition]) -> Taken:
         async with asyncio.timeout(_TAKEOVER_DEADLINE_S):
-            await (
-                self._parts.prober.probe_store()
-            )  # the cheaper probe first: no producer is started for a store that is down
+            # the cheaper probe first: no producer is started for a store that is down
+            await self._parts.prober.probe_store()
             return await self._parts.takeover.run({tp.partition for tp in assigned})
 
     def _install(self, taken: Taken) -> None:

@@ -142,24 +142,33 @@ def command_key_of(identity: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class UndecodableRecord:
-    """A record that the Kafka client itself cannot read, such as one with a header name that is not UTF-8."""
+    """A record that the Kafka client itself cannot read, such as one with a header name that is not UTF-8.
+
+    Or what stands for all the records of a damaged batch that are stepped over; its offset is their last one.
+    """
 
     topic: str
     partition: int
     offset: int
+    detail: str = "The Kafka client cannot read the record; a header's name may not be UTF-8."
+    first: int | None = None
+    """The first offset that is stepped over; None if it is a single record."""
     timestamp: int = -1
     key: bytes | None = None
     value: bytes | None = None
     headers: Sequence[Header] = ()
 
 
+def is_stepped_over(record: Record) -> bool:
+    """Return whether it stands for all the records of a damaged batch."""
+    return isinstance(record, UndecodableRecord) and record.first is not None
+
+
 def decode(record: Record) -> Readable | Unreadable:
     """Read one record of the commands topic (contract, Commands)."""
     headers = last_values(record.headers)
     if isinstance(record, UndecodableRecord):
-        return _unreadable(
-            record, headers, "The Kafka client cannot read the record; a header's name may not be UTF-8."
-        )
+        return _unreadable(record, headers, record.detail)
     try:
         attributes, members = _read(record, headers)
         command_type = _command_type(attributes)

@@ -180,7 +180,7 @@ class Encoder:
         value = write({name: member for name, member in body.items() if member is not None})
         return OutgoingRecord(self._to.rejections_topic, record_key, value, headers, now_ms)
 
-    def dead_letter(self, received: Received, refusal: Refusal, now_ms: int) -> OutgoingRecord:
+    def dead_letter(self, received: Received, error_type: str, detail: str, now_ms: int) -> OutgoingRecord:
         """Copy a command for the operators: same bytes, same partition, and why (KIP-1191's names).
 
         Its timestamp is the failure's, for that is what the topic's retention counts from.
@@ -192,8 +192,8 @@ class Encoder:
             "__dlq.errors.offset": record.offset,
             "__dlq.errors.group": self._to.group_id,
             "__dlq.errors.delivery.count": 1,
-            "__dlq.errors.message": refusal.detail,
-            "dlq-error-type": refusal.problem,
+            "__dlq.errors.message": detail,
+            "dlq-error-type": error_type,
             "dlq-failed-at": write_instant_ms(now_ms),
             RECORD_TIMESTAMP: record.timestamp,  # as it was: there may be none (-1), or an absurd one
             REDRIVE_COUNT: _redrive_count(record.headers),

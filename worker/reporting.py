@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from aiokafka import TopicPartition
 
-from schemas.problem import DEAD_LETTERED
+from schemas.problem import DAMAGED_BATCH, DEAD_LETTERED
 from worker.batch import Report
 from worker.blocked import Blocked
 from worker.decoder import Received
@@ -72,6 +72,9 @@ class Reporter:
             metrics.commands_total.labels(*outcome_of(state)).inc(number)
         if report.refusals:
             self._refused(report.refusals)
+        for received in report.stepped_over:
+            metrics.dead_letters_total.labels(DAMAGED_BATCH).inc()
+            log.error("damaged_batch_skipped", position=received.position, detail=received.detail)
         self._count_in_progress(self._in_progress + commands)
         if self._batches.take(1):
             refused = len(report.refusals)
@@ -165,6 +168,8 @@ class Reporter:
 
     def blocked(self, blocked: Mapping[int, Blocked]) -> None:
         """Tell which partitions are blocked, all of them; log what is new."""
+        if blocked == self._blocked:
+            return
         for partition in self._blocked.keys() - blocked.keys():
             log.info("partition_unblocked", topic=self._topic, partition=partition)
         for partition, one in sorted(blocked.items()):

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """Commands decided together: bounds a store transaction and a Kafka transaction."""
     max_record_bytes: Annotated[int, Field(ge=1000, le=100_000_000)] = 1_000_000
     """Key, value and headers of the largest event; a command that would lead to a larger one is refused."""
+    damaged_batches: Literal["block", "skip"] = "block"
+    """What to do at a batch of commands that cannot be read: `block` its partition, or `skip` it with a dead letter."""
     session_timeout_s: Positive = 10
     """After this silence the group gives a worker's partitions to others."""
     drain_timeout_s: Positive = 30

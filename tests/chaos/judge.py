@@ -125,6 +125,10 @@ class Load:
         await_committed(self._bootstrap_servers, self._topic, group, deadline_s)
         self._running.set()
 
+    def flush(self) -> None:
+        """Wait until the broker has all that was sent."""
+        assert self._producer.flush(60) == 0
+
     def burst(self, tasks: int) -> None:
         """Send the stories of so many new tasks at once, their commands interleaved."""
         with self._lock:

@@ -1,13 +1,9 @@
 """Records that break more than a rule: the client under the worker, or the store. None of them stops the partition."""
 
 import contextlib
-import socket
 import sqlite3
-import struct
 
 import pytest
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
 
 from tests.integration.harness import (
     COMPLETE,
@@ -22,10 +18,10 @@ from tests.integration.harness import (
     fresh_key,
     make_topics,
 )
+from tests.integration.raw_batches import Raw, batch_of, produce_raw
 
 ROUNDS = 5
 POISONOUS = 12
-CRC_AT, CRC_FROM = 17, 21  # of a record batch, format 2
 
 
 @pytest.fixture
@@ -50,36 +46,7 @@ def wire(kafka, worker):
 
 def batch_with_broken_header_name() -> bytes:
     """Write a record batch with a header name that is not UTF-8; no client's API can."""
-    builder = DefaultRecordBatchBuilder(
-        magic=2, compression_type=0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1,
-        batch_size=1000,
-    )  # fmt: skip
-    builder.append(0, timestamp=0, key=b"1", value=b"{}", headers=[("a-header-name", b"x")])
-    batch = bytearray(builder.build())
-    batch = batch.replace(b"a-header-name", b"\xff\xfe-header-name"[:13])
-    batch[CRC_AT:CRC_FROM] = struct.pack(">I", calc_crc32c(bytes(batch[CRC_FROM:])))
-    return bytes(batch)
-
-
-def produce_raw(bootstrap_servers: str, topic: str, partition: int, batch: bytes) -> int:
-    """Send a Produce request (version 3) by hand, and return the record's offset."""
-    name = topic.encode()
-    request = b"".join(
-        [
-            struct.pack(">hhih", 0, 3, 1, -1),
-            struct.pack(">hhii", -1, -1, 30_000, 1),
-            struct.pack(f">h{len(name)}si", len(name), name, 1),
-            struct.pack(">ii", partition, len(batch)),
-            batch,
-        ]
-    )
-    host, port = bootstrap_servers.split(",", maxsplit=1)[0].rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=30) as connection, connection.makefile("rb") as answers:
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        answer = answers.read(struct.unpack(">i", answers.read(4))[0])
-    _, error, offset = struct.unpack_from(">ihq", answer, 4 + 4 + 2 + len(name) + 4)
-    assert error == 0
-    return offset
+    return batch_of([Raw(b"{}", is_broken=True)])
 
 
 def test_a_header_name_that_is_not_utf_8_is_a_dead_letter_and_the_partition_goes_on(kafka, wire):
@@ -98,6 +65,21 @@ def test_a_header_name_that_is_not_utf_8_is_a_dead_letter_and_the_partition_goes
         "malformed-command",
         f"/{wire.topics.commands}/1/{offset}",
     )
+
+
+def test_of_a_batch_with_one_record_that_cannot_be_read_the_others_are_decided(kafka, wire):
+    """The client gives the whole batch up."""
+    keys = [fresh_key() for _ in range(5)]
+    records = [Raw(encoded({"userTaskKey": key}), cloud_event(CREATE)) for key in keys]
+    records[2] = Raw(b"{}", is_broken=True)
+
+    offset = produce_raw(kafka.bootstrap_servers, wire.topics.commands, 1, batch_of(records))
+
+    wire.wait_until(lambda: len(wire.events()) == 4)
+    (letter,) = wire.wait_until(wire.dead_letters)
+    assert letter.text("__dlq.errors.offset") == str(offset + 2)
+    assert {event.body["userTaskKey"] for event in wire.events()} == set(keys[:2] + keys[3:])
+    assert len(wire.rejections()) == 1
 
 
 def test_a_record_that_cannot_be_read_costs_no_command_of_another_partition(kafka, tmp_path, store_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from schemas.problem import ProblemDetail
 from tests.unit.records import LIMITS, ARecord, a_command, decided
 from worker.batch import Limits
+from worker.decoder import UndecodableRecord
 from worker.stores.port import Snapshot
 
 header_names = st.sampled_from(
@@ -172,3 +173,18 @@ def test_a_dead_letter_with_very_many_headers_fits_its_topic():
 
     assert outcome.records[1].wire_bytes <= limits.dead_letter_bytes
     assert dict(outcome.records[1].headers)["__dlq.errors.offset"] == b"0"
+
+
+def test_a_damaged_batch_is_one_dead_letter_at_its_last_offset_and_no_rejection():
+    damaged = UndecodableRecord("commands", 0, 9, first=4, detail="A damaged batch, offsets 4 to 9: it is lost.")
+
+    changes = decided([a_command("create", {"userTaskKey": "1"}, offset=3), damaged])
+
+    _, outcome = changes.outcomes
+    [letter] = outcome.records
+    assert (outcome.offset, outcome.command_key, outcome.command_id) == (9, None, "commands/0/9")
+    assert (letter.topic, letter.partition, letter.key, letter.value) == ("dlq", 0, None, None)
+    headers = dict(letter.headers)
+    assert headers["dlq-error-type"] == b"damaged-batch"
+    assert headers["__dlq.errors.offset"] == b"9"
+    assert headers["__dlq.errors.message"] == b"A damaged batch, offsets 4 to 9: it is lost."

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from schemas.commands import CompleteUserTask
 from schemas.events import UserTaskEvent
 from schemas.problem import PROBLEMS, ProblemDetail
+from worker.careful import CAUSE
 from worker.cli.main import app
 from worker.cli.story import tell
 from worker.exit_codes import ExitCode
@@ -196,7 +197,7 @@ def test_every_problem_is_documented_with_status_and_title_and_no_other(page, he
 
 
 def test_every_cause_of_a_blocked_partition_is_documented_and_no_other():
-    assert set(first_names(OPERATING, "Blocked partitions")) == {*CAUSES, UNPUBLISHABLE}
+    assert set(first_names(OPERATING, "Blocked partitions")) == {*CAUSES, CAUSE, UNPUBLISHABLE}
     assert set(re.findall(r"(?:refused|blocked): `(\w+)`", text_of(EXACTLY_ONCE))) == set(CAUSES)
 
 

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 from schemas.problem import PROBLEMS, Problem
 from schemas.user_task import UserTaskState
 from tests.unit.records import ARecord
-from worker.batch import Report, broken
+from worker.batch import Report, broken, decode_all
 from worker.blocked import Blocked
+from worker.decoder import UndecodableRecord
 from worker.lifecycle import LIFE_CYCLE, STATE_AFTER, Refusal, StoredTask, Transition
 from worker.reporting import Reporter
 from worker.session import Decided, Held, SessionLostError
@@ -65,6 +66,17 @@ def test_replies_that_the_decision_left_out_are_counted_and_logged_with_topic_an
     assert it.sample("usertask_replies_ignored_total") == 3
     [line] = [line for line in lines if line["event"] == "replies_left_out"]
     assert (line["replies"], line["by"]) == (3, {"a: not allowed": 2, "b?: no topic's name": 1})
+
+
+def test_a_damaged_batch_that_is_skipped_is_a_dead_letter_and_a_line_and_no_rejection(it: Bench) -> None:
+    [skipped] = decode_all([UndecodableRecord("commands", 0, 9, first=4, detail="It is lost.")])
+    with capture_logs() as lines:
+        it.reporter.saved(1, Report(stepped_over=[skipped]), 0.01)
+
+    assert it.sample('usertask_dead_letters_total{error_type="damaged-batch"}') == 1
+    assert it.sample('usertask_commands_total{outcome="rejected",status="500"}') == 0
+    [line] = [line for line in lines if line["event"] == "damaged_batch_skipped"]
+    assert (line["position"], line["detail"]) == ("commands/0/9", "It is lost.")
 
 
 def test_a_batch_is_counted_by_outcome(it: Bench) -> None:
