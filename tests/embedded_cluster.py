@@ -2,8 +2,11 @@
 
 import os
 import signal
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
+
+import psutil
 
 from worker.embedded import EmbeddedKafka
 
@@ -30,7 +33,6 @@ class Node(EmbeddedKafka):
     def __init__(self, node_id: int) -> None:
         super().__init__()
         self.node_id = node_id
-        self.is_frozen = False
 
     @property
     def voter(self) -> str:
@@ -38,32 +40,30 @@ class Node(EmbeddedKafka):
         return self._controller.replace("CONTROLLER://", f"{self.node_id}@")
 
     @property
+    def is_frozen(self) -> bool:
+        """Tell whether its process stands still."""
+        return self.pid is not None and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
+    @property
     def runs(self) -> bool:
         """Tell whether it has been started and could answer."""
         return self.pid is not None and not self.is_frozen
 
-    def join(self, cluster_id: str, voters: str) -> None:
+    def join(self, cluster_id: str, voters: str, overrides: Mapping[str, str]) -> None:
         """Learn of the cluster, before the start."""
         self._cluster_id = cluster_id
         itself = {"node.id": str(self.node_id), "controller.quorum.voters": voters}
-        self._overrides = CLUSTER_NODE | itself
+        self._overrides = {**CLUSTER_NODE, **itself, **overrides}
 
     def freeze(self) -> None:
         """Stop its process, as a long garbage collection or a paused machine would: its connections stay open."""
         assert self.pid is not None, "does not run"
         os.kill(self.pid, signal.SIGSTOP)
-        self.is_frozen = True
 
     def thaw(self) -> None:
         """Let its process go on where it was."""
         assert self.pid is not None, "does not run"
         os.kill(self.pid, signal.SIGCONT)
-        self.is_frozen = False
-
-    def kill(self) -> None:
-        """End the broker at once (SIGKILL), frozen or not, and keep its data."""
-        super().kill()
-        self.is_frozen = False
 
     def _recover(self, timeout_s: float) -> None:
         """Do nothing: the other brokers lead what a killed one has led, and no controller of three is elected alone.
@@ -76,14 +76,15 @@ class EmbeddedCluster:
     """Three Kafka nodes, each broker and controller, as child processes; a context manager that starts and stops them.
 
     `nodes` are by node id, from 1 on. Topics have three replicas unless told otherwise, and two must be in sync.
+    `overrides` are broker settings that win over the defaults here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         self.nodes = {node_id: Node(node_id) for node_id in range(1, BROKERS + 1)}
         self.bootstrap_servers = ",".join(node.bootstrap_servers for node in self.nodes.values())
         voters = ",".join(node.voter for node in self.nodes.values())
         for node in self.nodes.values():
-            node.join(self.nodes[1]._cluster_id, voters)
+            node.join(self.nodes[1]._cluster_id, voters, overrides or {})
 
     def start(self) -> None:
         """Start all nodes at once: none answers before it has another. Raise EmbeddedKafkaError."""

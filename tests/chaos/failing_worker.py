@@ -1,9 +1,9 @@
 """`python -m tests.chaos.failing_worker`: a worker that kills or stops itself at an exact moment, once.
 
 What is added to the worker is here, not in it. USERTASK_TEST_MOMENT names the moment, USERTASK_TEST_SIGNAL what happens
-there (KILL or STOP), USERTASK_TEST_COUNT the how manieth time. USERTASK_TEST_WITHOUT takes a guard away (`fence`,
-`compare-and-set` or `replacement`), for the controls: then the same tests must fail. USERTASK_TEST_CLOCK_S sets
-its clock ahead by so many seconds.
+there (KILL or STOP), USERTASK_TEST_COUNT the how manieth time. USERTASK_TEST_WITHOUT takes guards away, separated by
+commas (`fence`, `compare-and-set`, `replacement`, `barrier`, `offset-errors`), for the controls: then the same tests
+must fail. USERTASK_TEST_CLOCK_S sets its clock ahead by so many seconds.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from worker import app
 from worker.producers import mortal
@@ -51,7 +51,7 @@ class FailPoint:
 
 
 reached = FailPoint()
-without = os.environ.get("USERTASK_TEST_WITHOUT")
+without = frozenset(os.environ.get("USERTASK_TEST_WITHOUT", "").split(","))
 
 
 class FailingProducer(AIOKafkaProducer):
@@ -82,15 +82,30 @@ class FailingPublishers(Publishers):
 
     async def start(self):
         publisher = await super().start()
-        if without == "replacement":
+        if "replacement" in without:
             publisher.raise_if_spent = lambda: None
         return publisher
 
     def _producer(self, transactional_id):
         return mortal(FailingProducer(transactional_id=transactional_id, **self._options))
 
+    async def final_offsets(self, transactional_id, topic, partitions):
+        if "barrier" in without:
+            return await self.coordination.committed(topic, partitions)
+        if "offset-errors" in without:
+            return await self._offsets_as_the_client_reads_them(topic, partitions)
+        return await super().final_offsets(transactional_id, topic, partitions)
+
+    async def _offsets_as_the_client_reads_them(self, topic, partitions):
+        """It overlooks the errors of a coordinator that is moving, and says that nothing is committed."""
+        group, servers = self.coordination._group_id, self._options["bootstrap_servers"]
+        async with AIOKafkaConsumer(bootstrap_servers=servers, group_id=group, enable_auto_commit=False) as consumer:
+            asked = [TopicPartition(topic, partition) for partition in partitions]
+            consumer.assign(asked)
+            return {tp.partition: await consumer.committed(tp) for tp in asked}
+
     async def fence(self, transactional_id):
-        if without != "fence":
+        if "fence" not in without:
             await super().fence(transactional_id)
 
 
@@ -110,7 +125,7 @@ class FailingStore:
             return changes
 
         reached("before-store-transaction")
-        if without == "compare-and-set":
+        if "compare-and-set" in without:
             rows = await self._store.partitions(topic, {advance.partition for advance in advances})
             advances = [
                 dataclasses.replace(

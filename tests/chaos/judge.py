@@ -119,10 +119,18 @@ class Load:
 
     def pause_until_committed(self, group: str, deadline_s: float = 60) -> None:
         """Send nothing until the group has caught up; then go on."""
+        self.pause(group, deadline_s)
+        self.resume()
+
+    def pause(self, group: str, deadline_s: float = 60) -> None:
+        """Send nothing more until told to go on; return when the group has caught up."""
         self._running.clear()
         with self._lock:
             self._flush()
         await_committed(self._bootstrap_servers, self._topic, group, deadline_s)
+
+    def resume(self) -> None:
+        """Send on."""
         self._running.set()
 
     def flush(self) -> None:

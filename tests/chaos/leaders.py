@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from io import BytesIO
+from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 from aiokafka.protocol.api import RequestStruct, Response
@@ -198,18 +199,32 @@ class Leaders:
 
     def move(self, place: Place, to: int) -> None:
         """Let another node, which must be in sync, lead, in an orderly way: the first of the replicas, then elected."""
-        replicas = self.view()[place].replicas
-        order = [to, *(node_id for node_id in replicas if node_id != to)]
-        reassigned = [(place.topic, [(place.partition, order, {})], {})]
+        self.move_all({place: to})
+
+    def move_all(self, moves: Mapping[Place, int]) -> None:
+        """Let other nodes lead all these partitions at once."""
+        view = self.view()
+        orders = {
+            place: [to, *(node_id for node_id in view[place].replicas if node_id != to)] for place, to in moves.items()
+        }
+        reassigned = [(topic, [(partition, order, {})], {}) for (topic, partition), order in orders.items()]
         answer = ask(self._running(), AlterPartitionReassignmentsRequest(10_000, reassigned, {}))
         assert not answer.error_code, answer
-        await_true(lambda: self.view()[place].replicas == order, MOVE_DEADLINE_S, f"{place} is not reassigned")
-        self.elect_preferred(place)
-        self.await_leader(place, lambda leader: leader == to)
+        for place, order in orders.items():
+            await_true(lambda: self.view()[place].replicas == order, MOVE_DEADLINE_S, f"{place} is not reassigned")  # noqa: B023
+        self.elect_preferred(*moves)
+        for place, to in moves.items():
+            self.await_leader(place, lambda leader: leader == to)  # noqa: B023
+
+    def leave_only(self, place: Place, node: Node) -> None:
+        """Let others lead all that this node leads, but for one partition."""
+        others = cycle(other.node_id for other in self.others(node))
+        led = [one for one, state in self.view().items() if state.leader == node.node_id and one != place]
+        self.move_all({one: next(others) for one in led})
 
     def elect_preferred(self, *places: Place) -> None:
         """Let the first of the replicas lead, of these partitions or of all."""
-        asked = [(place.topic, [place.partition]) for place in places] if places else None
+        asked = [(place.topic, [place.partition]) for place in places] or None
         answer = ask(self._running(), ElectLeadersRequest(asked, 10_000))
         errors = {error for _, partitions in answer.topics for _, error, _ in partitions}
         assert errors <= {0, ELECTION_NOT_NEEDED}, answer

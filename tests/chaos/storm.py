@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,10 @@ class Storm:
         self._started_workers: list[ChaosWorker] = []
         self._workers = [self._started() for _ in range(workers)]
 
+    def bootstrap(self, bootstrap_servers: str) -> None:
+        """Give the workers that start from now on other brokers to begin with."""
+        self._env |= {"USERTASK_KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers}
+
     # faults
 
     def one_fault(self, is_caught_up: Callable[[], bool] = lambda: True) -> None:
@@ -62,7 +66,7 @@ class Storm:
 
         After a fault of brokers wait, not too long, until all that was sent is answered: `is_caught_up`.
         """
-        self._look_for_ended()
+        self.replace_ended()
         faults = self._random.choice([self._worker_faults, *self._ground_faults()])
         name, fault = self._random.choice(list(faults().items()))
         self.happened[name] += 1
@@ -77,9 +81,9 @@ class Storm:
     def _worker_faults(self) -> dict[str, Callable[[], None]]:
         place = self._random.randrange(len(self._workers))
         return {
-            "kill a worker": lambda: self._kill(place),
-            "drain a worker": lambda: self._terminate(place),
-            "freeze a worker": lambda: self._freeze(place),
+            "kill a worker": lambda: self.kill_worker(place),
+            "drain a worker": lambda: self.drain_worker(place),
+            "freeze a worker": lambda: self.freeze_worker(place),
         }
 
     def _ground_faults(self) -> Iterator[Callable[[], dict[str, Callable[[], None]]]]:
@@ -110,17 +114,19 @@ class Storm:
 
     # of workers
 
-    def _kill(self, place: int) -> None:
+    def kill_worker(self, place: int) -> None:
+        """Kill a worker, and start another."""
         worker = self._workers[place]
         worker.process.kill()
         self._expect(worker, worker.process.wait(), KILLED)
         self._workers[place] = self._started()
 
-    def _terminate(self, place: int) -> None:
+    def drain_worker(self, place: int, **more: str) -> None:
+        """Let a worker leave, and start another, which may be given more settings."""
         self._drain(self._workers[place])
-        self._workers[place] = self._started()
+        self._workers[place] = self._started(more)
 
-    def _freeze(self, place: int) -> None:
+    def freeze_worker(self, place: int) -> None:
         worker = self._workers[place]
         worker.process.send_signal(signal.SIGSTOP)
         # the length is the point: shorter than the session timeout, or longer
@@ -188,7 +194,7 @@ class Storm:
         self._wait(shortest_s, longest_s)
         if self._random.random() < 0.5:
             self.happened["a worker killed meanwhile"] += 1
-            self._kill(self._random.randrange(len(self._workers)))
+            self.kill_worker(self._random.randrange(len(self._workers)))
             self._wait(0, 5)
 
     def _await_healthy(self) -> float:
@@ -203,7 +209,7 @@ class Storm:
 
     def end(self) -> None:
         """Drain all workers, and look at what they have said."""
-        self._look_for_ended()
+        self.replace_ended()
         for worker in self._workers:
             self._drain(worker)
         self.failures += unwanted(self._started_workers)
@@ -213,7 +219,8 @@ class Storm:
         for worker in self._workers:
             worker.kill()
 
-    def _look_for_ended(self) -> None:
+    def replace_ended(self) -> None:
+        """Start another worker for each that has ended by itself, which is a failure."""
         for place, worker in enumerate(self._workers):
             if worker.has_ended():
                 self.failures.append(f"ended by itself with {worker.process.returncode}:\n{worker.stderr()[-3000:]}")
@@ -227,8 +234,8 @@ class Storm:
     def _wait(self, shortest_s: float, longest_s: float) -> None:
         threading.Event().wait(self._random.uniform(shortest_s, longest_s))
 
-    def _started(self) -> ChaosWorker:
-        worker = ChaosWorker(self._env, self._folder)
+    def _started(self, more: Mapping[str, str] | None = None) -> ChaosWorker:
+        worker = ChaosWorker(self._env | (more or {}), self._folder)
         worker.start()
         self._started_workers.append(worker)
         return worker
