@@ -76,6 +76,7 @@ async def test_a_fenced_producer_leaves_no_failure_that_nobody_looked_at(kafka, 
         await publisher.publish(many, {TopicPartition(commands, 0): 1})
     assert failed.value.fenced
     await publisher.discard()
+    await publishers.close()
     del publisher, failed
     await settled(before)
     assert complaints == []

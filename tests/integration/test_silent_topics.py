@@ -57,6 +57,7 @@ async def publish(publishers: Publishers, *records: OutgoingRecord, offset: int,
     finally:
         await publisher.discard()
         await publishers.fence(publisher.transactional_id)
+        await publishers.close()
 
 
 async def end_of(tasks: set[asyncio.Task]) -> None:
