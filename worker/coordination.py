@@ -132,7 +132,7 @@ class Coordination:
 
     async def _coordinator(self, client: AIOKafkaClient, kind: int, key: str) -> int:
         response = await ask_any(client, FindCoordinatorRequest(key, kind))
-        raise_for(response.error_code)
+        raise_for(response.error_code, key)
         node_id: int = response.coordinator_id
         return node_id
 
@@ -144,7 +144,7 @@ class Coordination:
         while True:
             response = await client.send(node_id, request)
             if response.error_code != _CONCURRENT_TRANSACTIONS:
-                raise_for(response.error_code)
+                raise_for(response.error_code, name)
                 return response.producer_id, response.producer_epoch, node_id
             await asyncio.sleep(next(waits_s))
 
@@ -154,7 +154,7 @@ class Coordination:
         producer_id, epoch, transactions_node = await self._init_producer_id(client, name)
         producer = (name, producer_id, epoch)
         added = await client.send(transactions_node, AddOffsetsToTxnRequest(*producer, self._group_id))
-        raise_for(added.error_code)
+        raise_for(added.error_code, self._group_id)
         end = EndTxnRequest(*producer, False)  # noqa: FBT003 - abort
         try:
             group_node = await self._coordinator(client, CoordinationType.GROUP, self._group_id)
@@ -167,9 +167,9 @@ class Coordination:
             raise
         for _, codes in acknowledged.errors:
             for _, code in codes:
-                raise_for(code)
+                raise_for(code, topic)
         ended = await client.send(transactions_node, end)
-        raise_for(ended.error_code)
+        raise_for(ended.error_code, name)
         return await self._read(client, group_node, CommittedOffsets(self._group_id, topic, partitions, stable=True))
 
     async def _read(self, client: AIOKafkaClient, node_id: int, request: CommittedOffsets) -> dict[int, int | None]:
@@ -183,7 +183,7 @@ class Coordination:
                 break
             await asyncio.sleep(next(waits_s))
         for code in codes:
-            raise_for(code)
+            raise_for(code, self._group_id)
         read = {partition: None if offset < 0 else offset for partition, offset, *_ in rows}
         if read.keys() != set(request.partitions):
             raise StaleMetadata("an answer without the partitions that were asked for")

@@ -82,7 +82,7 @@ async def _described(client: AIOKafkaClient, topic: str) -> tuple[TopicIdentity 
 async def _described_by(client: AIOKafkaClient, node_id: int, topic: str) -> tuple[TopicIdentity | None, Iterable[Any]]:
     response = await client.send(node_id, IdentifiedMetadata(topic))
     [(code, _, topic_id, _, partitions, *_)] = response.topics
-    raise_for(code)
+    raise_for(code, topic)
     identity = TopicIdentity(cluster_id=response.cluster_id or "", topic_id=str(topic_id)) if topic_id.int else None
     return identity, partitions
 
@@ -119,8 +119,8 @@ async def _offsets(
     }
 
 
-def raise_for(code: int) -> None:
-    """Raise the error of a code that is not 0."""
+def raise_for(code: int, about: str) -> None:
+    """Raise the error of a code that is not 0, with what was asked about."""
     if code:
         error = for_code(code)
-        raise error(f"error code {code}")
+        raise error(f"{about} (error code {code})")

@@ -228,7 +228,7 @@ def stands_still_until_allowed(broker: Secured, it: Case, acl: Acl, event: str) 
 @pytest.mark.parametrize(
     ("setting", "operation", "line", "event"),
     [
-        ("COMMANDS_TOPIC", "Read", "right to read commands", "poll_failed"),
+        ("COMMANDS_TOPIC", "Read", "right to read commands", "consumer_paused"),
         ("EVENTS_TOPIC", "Write", "right to write {}", "consumer_paused"),
     ],
 )
