@@ -191,6 +191,26 @@ def test_another_cluster_under_the_old_store_is_refused_though_its_offsets_fit(b
         assert_refused("another_cluster", env, bench.folder)
 
 
+def test_a_partition_that_has_lost_its_records_is_refused_for_good_and_what_is_left_can_be_adopted(tmp_path):
+    with EmbeddedKafka() as broker:
+        bench = Bench(broker.bootstrap_servers, tmp_path)
+        bench.work_off(20)
+        broker.terminate()
+        for partition in (broker.data_dir / "records").glob(f"{bench.topics.commands}-?"):
+            shutil.rmtree(partition)  # as a disk that was replaced: the topic and its id stay
+        broker.restart()
+
+        assert_refused("records_lost", bench.env, bench.folder)
+        bench.send(40)  # longer than what was there before: that proves nothing
+        assert_refused("records_lost", bench.env, bench.folder)
+        adopted = run_cli("store", "adopt-topic", env=bench.env, cwd=bench.folder)
+        bench.work_off(20)
+
+        assert adopted.returncode == 0, adopted.stderr
+        assert {json.loads(line)["start"] for line in adopted.stdout.splitlines()} == {0}
+        assert bench.verdict().is_clean
+
+
 def test_an_idle_worker_that_was_killed_and_started_again_notes_what_is_published(bench):
     with Worker(bench.env, bench.folder) as worker:
         bench.send(20)
