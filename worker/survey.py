@@ -45,6 +45,7 @@ class Survey:
 
 async def survey(client: AIOKafkaClient, topic: str, partitions: Collection[int]) -> Survey:
     """Ask for a topic. Raise KafkaError if a majority does not agree on it."""
+    client.add_topic(topic)  # or the client would ask for all topics whenever it looks for brokers
     identity, leaders = await _described(client, topic)
     by_node: defaultdict[int, list[int]] = defaultdict(list)
     for partition in partitions:
