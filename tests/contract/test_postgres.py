@@ -21,6 +21,7 @@ from tests.contract.backends import (
     take_over,
 )
 from tests.embedded_postgres import EmbeddedPostgres
+from worker.stores.migrations import migrations
 from worker.stores.port import Changes, StoreError, StoreNotReadyError, StoreUnavailableError
 from worker.stores.postgres import PostgresStore, migrate
 
@@ -30,6 +31,8 @@ DEADLINE_S = 30
 
 OCCUPY = "INSERT INTO outcomes VALUES (99, 0, $1, $1, 'x', 1, 204, 1, '')"
 CREATE = "INSERT INTO user_tasks VALUES (1, 'CREATED', 5, '{}', '{}', 1, NULL)"
+
+ALL_VERSIONS = [migration.version for migration in migrations("postgres")]
 
 
 @pytest.fixture
@@ -362,7 +365,7 @@ async def test_a_server_that_hangs_makes_the_store_unavailable_in_bounded_time(f
 
 async def test_migrations_are_applied_once_however_many_ask(postgres):
     async with fresh_schema(postgres.url) as url:
-        assert sorted(await asyncio.gather(*(migrate(url) for _ in range(4)))) == [[], [], [], [1]]
+        assert sorted(await asyncio.gather(*(migrate(url) for _ in range(4)))) == [[], [], [], ALL_VERSIONS]
         assert await migrate(url) == []
 
 

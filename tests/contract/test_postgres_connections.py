@@ -20,6 +20,7 @@ from tests.integration.secured import certified
 from tests.pgbouncer import PgBouncer
 from worker.embedded import free_port
 from worker.stores import postgres_schema
+from worker.stores.migrations import migrations
 from worker.stores.port import StoreNotReadyError, StoreUnavailableError
 from worker.stores.postgres import PostgresStore, migrate
 from worker.stores.postgres_lookup import PostgresLookup
@@ -359,7 +360,7 @@ async def test_a_migration_that_waits_for_a_lock_says_so(server, monkeypatch):
         with pytest.raises(StoreNotReadyError, match=r"waited 0\.3 s"):
             await migrate(url)
         await rival.close()
-        assert await migrate(url) == [1]
+        assert await migrate(url) == [migration.version for migration in migrations("postgres")]
 
 
 async def test_a_name_that_does_not_resolve_is_told(schema):
