@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -49,6 +49,7 @@ class Reporter:
         self._paused_at_s: float | None = None
         self._pause_reason: str | None = None
         self._fetching = True
+        self._held: Collection[int] = []
         self._blocked: Mapping[int, Blocked] = {}
         self._consumed = metrics.messaging_client_consumed_messages_total.labels("kafka", "poll", topic, group_id)
         self._processed = metrics.messaging_process_duration_seconds.labels("kafka", "process", topic, group_id)
@@ -162,7 +163,9 @@ class Reporter:
         numbers = sorted(partitions)
         self._metrics.takeovers_total.inc(len(numbers))
         self._metrics.assigned_partitions.set(len(numbers))
+        self._held = numbers
         self.blocked(blocked)
+        self._show_blocked()
         self._resumed("refused" if blocked else None)
         log.info("partitions_taken_over", topic=self._topic, partitions=numbers, publisher=publisher)
 
@@ -184,14 +187,20 @@ class Reporter:
                 log.error(
                     "partition_blocked", topic=self._topic, partition=partition, cause=one.cause, reason=one.reason
                 )
-        self._metrics.partition_blocked.clear()
-        for partition, one in blocked.items():
-            self._metrics.partition_blocked.labels(self._topic, str(partition), one.cause).set(1)
         self._blocked = dict(blocked)
+        self._show_blocked()
         self._health.set_blocked({partition: str(one) for partition, one in blocked.items()})
+
+    def _show_blocked(self) -> None:
+        gauge = self._metrics.partition_blocked
+        gauge.clear()
+        for partition in {*self._held, *self._blocked}:
+            one = self._blocked.get(partition)
+            gauge.labels(self._topic, str(partition), one.cause if one else "none").set(one is not None)
 
     def standing_by(self) -> None:
         """Tell that there is nothing to take over."""
+        self._held = []
         self.blocked({})
         self._resumed(None)
 
@@ -221,6 +230,8 @@ class Reporter:
 
     def lost(self, held: Mapping[int, Held], fenced_by: str | None) -> None:
         """Tell that partitions are no longer held; and by what (`store` or `kafka`), if another owner was the cause."""
+        self._held = []
+        self._show_blocked()
         for partition in held:
             self._metrics.forget_partition(self._topic, partition)
         self._metrics.assigned_partitions.set(0)

@@ -271,7 +271,12 @@ def create_only():
 
 
 def is_ours(name: str) -> bool:
-    return name.startswith("__dlq.errors.") or name in {"dlq-error-type", "dlq-failed-at", "dlq-redrive-count"}
+    return name.startswith("__dlq.errors.") or name in {
+        "dlq-error-type",
+        "dlq-failed-at",
+        "dlq-record-timestamp",
+        "dlq-redrive-count",
+    }
 
 
 def test_a_command_in_structured_mode_keeps_its_id(ward):

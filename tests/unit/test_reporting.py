@@ -225,6 +225,10 @@ def test_a_blocked_partition_is_told_once_and_shown_for_as_long_as_it_lasts(it: 
         assert (check.ok, check.detail) == (False, "partition 1: store_behind: Use the right store.")
         it.reporter.taken_over([0, 1], "publisher", {})
     assert it.sample('usertask_consumer_paused{reason="refused"}') == 0
+    unblocked = 'usertask_partition_blocked{cause="none",partition="1",topic="commands"}'
+    assert it.sample(unblocked) == 0
+    assert not it.has(series)
+    it.reporter.lost({0: None, 1: None}, None)
     assert not it.has("usertask_partition_blocked{")
     assert [line["event"] for line in lines if "taken_over" not in line["event"]] == [
         "partition_refused",

@@ -21,6 +21,7 @@ PAUSE_REASONS: Final = ("store", "kafka", "refused")
 """Why nothing is taken from the topic."""
 _OUTAGES: Final = ("store", "kafka")
 _FENCED_BY: Final = ("store", "kafka")
+_USUAL_FAILURES: Final = ("NoAnswer", "ProducerFenced", "TimeoutError")
 
 
 def outcome_of(state: UserTaskState) -> tuple[str, str]:
@@ -166,6 +167,7 @@ class Metrics:
             (self.dead_letters_total, DEAD_LETTERED),
             (self.fenced_total, _FENCED_BY),
             (self.retries_total, _OUTAGES),
+            (self.failed_transactions_total, _USUAL_FAILURES),
             (self.consumer_paused, PAUSE_REASONS),
         ):
             for value in values:
