@@ -5,6 +5,7 @@ Each answer on which a decision stands is asked of a broker that is known to be 
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -163,7 +164,8 @@ class Coordination:
             acknowledged = await client.send(group_node, commit)
         except asyncio.CancelledError:
             # left open, it would keep the offsets unstable for whoever takes over next, until it times out
-            await asyncio.shield(asyncio.wait_for(client.send(transactions_node, end), _FAREWELL_S))
+            with suppress(KafkaError, OSError):  # its failure must not stand for the cancellation
+                await asyncio.shield(asyncio.wait_for(client.send(transactions_node, end), _FAREWELL_S))
             raise
         for _, codes in acknowledged.errors:
             for _, code in codes:

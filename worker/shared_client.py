@@ -34,9 +34,10 @@ class SharedClient:
             client.force_metadata_update()  # not awaited: whoever answers first is enough
             raise
         finally:
-            self._users[client] -= 1
-            if client is not self._client:
-                await self._close_unused(client)
+            if client in self._users:  # or it was closed meanwhile
+                self._users[client] -= 1
+                if client is not self._client:
+                    await self._close_unused(client)
 
     def retire(self) -> None:
         """Connect anew for the next user. The present client is closed when the last of its users is done with it."""

@@ -1,6 +1,8 @@
 """A takeover against a real broker, step by step: what it must not believe."""
 
 import asyncio
+import os
+import signal
 import uuid
 
 import pytest
@@ -10,7 +12,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.integration.harness import PARTITIONS, make_topics
+from worker.embedded import EmbeddedKafka
 from worker.publisher import Publishers
+from worker.shared_client import SharedClient
 from worker.stores.port import StoreFencedError
 from worker.stores.sqlite import SqliteStore
 from worker.takeover import Takeover
@@ -94,3 +98,31 @@ async def test_a_barrier_that_was_left_open_keeps_nobody_waiting_once_its_owner_
         async with asyncio.timeout(5):
             assert await publishers.final_offsets("alive", topic, [0]) == {0: None}
     await publishers.close()
+
+
+async def test_one_that_is_cancelled_in_its_barrier_ends_as_cancelled_though_the_broker_hangs(tmp_path):
+    with EmbeddedKafka() as broker:
+        topic = make_topics(broker.bootstrap_servers).commands
+        publishers = make_publishers(broker)
+        await publishers.final_offsets("a-publisher", topic, [0])
+        for lead_s in range(20):
+            asking = asyncio.create_task(publishers.final_offsets("a-publisher", topic, [0]))
+            await asyncio.sleep(lead_s / 1000)
+            os.kill(broker.pid, signal.SIGSTOP)
+            await asyncio.sleep(0.05)
+            asking.cancel()
+            done, _ = await asyncio.wait({asking}, timeout=2.5)
+            os.kill(broker.pid, signal.SIGCONT)
+            assert done, "it goes on asking"
+            assert asking.cancelled() or asking.exception() is None
+        await publishers.close()
+
+
+async def test_a_client_that_is_closed_under_its_user_is_no_error_of_the_users(kafka):
+    clients = SharedClient({"bootstrap_servers": kafka.bootstrap_servers})
+    async with clients.lent():
+        await clients.close()
+
+    async with clients.lent() as another:
+        assert another.cluster.brokers()
+    await clients.close()
