@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aiokafka import TopicPartition
-from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import CorruptRecordException, LeaderNotAvailableError, StaleMetadata, UnknownError, for_code
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v10, FetchRequestStruct
 
 from worker.damage import Damage, Fetched, Reading, begins_at, read
+from worker.shared_client import SharedClient
 
 FETCH_BYTES_MAX: Final = 128 * 1024
 """Of one partition in one answer; a batch that is larger comes whole."""
@@ -37,15 +37,11 @@ class Rereader:
     """
 
     def __init__(self, client_options: Mapping[str, Any]) -> None:
-        self._options = client_options
-        self._client: AIOKafkaClient | None = None
-        self._connecting = asyncio.Lock()
+        self._clients = SharedClient({**client_options, "request_timeout_ms": _REQUEST_TIMEOUT_S * 1000})
 
     async def close(self) -> None:
         """Disconnect."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._clients.close()
 
     async def read(self, tp: TopicPartition, position: int) -> Reading:
         """Ask the leader for what stands at the position, and read it.
@@ -73,32 +69,17 @@ class Rereader:
         return begins_at(fetched.data, offset)
 
     async def _fetch(self, tp: TopicPartition, position: int) -> Fetched:
-        client = await self._connected(tp.topic)
-        leader = client.cluster.leader_for_partition(tp)
-        if leader is None or leader < 0:
-            client.force_metadata_update()
-            raise LeaderNotAvailableError(tp)
-        asked = [(tp.topic, [(tp.partition, position, FETCH_BYTES_MAX)])]
-        response = await client.send(leader, _LeaderFetch(0, 1, FETCH_BYTES_MAX, READ_COMMITTED, asked))
-        rows = [row for _, rows in response.topics for row in rows]
-        if not rows:
-            raise StaleMetadata("an answer without the partition: the broker throttles")
-        [(_, code, _, stable_end, _, aborted, data)] = rows
-        if code:
-            client.force_metadata_update()
-            raise for_code(code)(tp)
+        async with asyncio.timeout(2 * _REQUEST_TIMEOUT_S), self._clients.lent() as client:
+            await client.add_topic(tp.topic)
+            leader = client.cluster.leader_for_partition(tp)
+            if leader is None or leader < 0:
+                raise LeaderNotAvailableError(tp)
+            asked = [(tp.topic, [(tp.partition, position, FETCH_BYTES_MAX)])]
+            response = await client.send(leader, _LeaderFetch(0, 1, FETCH_BYTES_MAX, READ_COMMITTED, asked))
+            rows = [row for _, rows in response.topics for row in rows]
+            if not rows:
+                raise StaleMetadata("an answer without the partition: the broker throttles")
+            [(_, code, _, stable_end, _, aborted, data)] = rows
+            if code:
+                raise for_code(code)(tp)
         return Fetched(bytes(data or b""), aborted or (), stable_end)
-
-    async def _connected(self, topic: str) -> AIOKafkaClient:
-        async with self._connecting:
-            if self._client is None:
-                client = AIOKafkaClient(**self._options, request_timeout_ms=_REQUEST_TIMEOUT_S * 1000)
-                try:
-                    async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-                        await client.bootstrap()
-                        await client.set_topics([topic])
-                except BaseException:
-                    await client.close()
-                    raise
-                self._client = client
-        return self._client
