@@ -89,10 +89,14 @@ def stage(
 
 
 def orderly_moves(it: Stage, rounds: int) -> None:
-    """Move the group's coordinator from one healthy broker to another, again and again."""
+    """Move the group's coordinator from one healthy broker to another, and let the workers be rolled meanwhile.
+
+    Each worker that leaves and each that comes makes all of them take over, and ask a coordinator that has just moved.
+    """
     place = it.leaders.group_place(it.group)
-    for _ in range(rounds):
+    for number in range(rounds):
         it.leaders.move(place, it.random.choice(it.leaders.others(it.leaders.leader(place))).node_id)
+        it.storm.drain_worker(number % WORKERS)
         it.pause(0, 1)
 
 

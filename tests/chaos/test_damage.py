@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.chaos.fleet import ChaosWorker, DoomedWorker
+from tests.chaos.fleet import DoomedWorker
 from tests.chaos.judge import Load, await_committed, judge, outcomes
 from tests.integration.harness import Worker, environment, make_topics
 from tests.integration.raw_batches import PAYLOAD_AT, Disk, changed
@@ -71,8 +71,9 @@ def test_the_others_go_on_under_load_and_through_a_kill_and_all_have_one_outcome
                     assert behind(address, topics.commands, group, SOUND) < BEHIND_MAX
                     assert behind(address, topics.commands, group, (DAMAGED,)) > COMMANDS_PER_S
                     worker.kill()
-            with ChaosWorker(env, tmp_path) as worker:
+            with DoomedWorker(env, tmp_path) as worker:  # it may find the damage before it is seen to be ready
                 disk.heal()
+                worker.await_ready()
                 load.stop()
                 await_committed(address, topics.commands, group, 60)
                 assert worker.terminate() == 0, worker.stderr()
