@@ -20,6 +20,11 @@ class Backoff:
         """Tell whether it is time for the next attempt."""
         return time.monotonic() >= self._due_at_s
 
+    @property
+    def has_failed(self) -> bool:
+        """Return whether the last attempt failed."""
+        return self._failures > 0
+
     def succeeded(self) -> None:
         """Forget the failures."""
         self._failures, self._due_at_s = 0, 0.0

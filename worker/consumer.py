@@ -24,6 +24,7 @@ from worker.poller import Poller, UnreadableError
 from worker.prober import Prober
 from worker.processor import Processor
 from worker.reporting import Reporter
+from worker.saving import Saving
 from worker.session import RetakeError, Session, SessionLostError
 from worker.stopping import unless_stopped
 from worker.stores.port import Store, StoreError, StoreFencedError
@@ -38,6 +39,8 @@ _TAKEOVER_DEADLINE_S: Final = 120
 _REVOKE_BUDGET_S: Final = 5
 """How long a rebalance may wait for what has begun; the successor can do without it."""
 _TICK_S: Final = 1
+_SAVE_AGAIN_S: Final = 2
+"""At least so long after a second batch in a row that the store did not take: each try costs a takeover."""
 
 _EXPECTED: Final = (KafkaError, OSError, TimeoutError, StoreError, PublishError, SessionLostError)
 
@@ -74,6 +77,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         self._processing = asyncio.Lock()
         self._backoff = Backoff()
         self._poll_failure: str | None = None
+        self._saving = Saving(parts.processor, parts.health)
         self._attempt: asyncio.Task[Taken] | None = None
         self._blocked = BlockedPartitions(parts.takeover.has_changed)
         self._noted = NotedDamage(parts.topic, parts.store)
@@ -85,10 +89,10 @@ class CommandConsumer(ConsumerRebalanceListener):
 
     def standing(self) -> Standing:
         """Tell where the worker stands. A failure that it knows of and waits out is no standstill."""
-        session, failing = self._session, self._poll_failure is not None
+        session, failing = self._session, self._poll_failure is not None or self._saving.fails
         held = {} if session is None or failing else session.held
         return Standing(
-            joined=self._assigned is not None or failing,
+            joined=self._assigned is not None or self._poll_failure is not None,
             rebalances=self._assignment,
             held={partition: one for partition, one in held.items() if partition not in self._parts.poller.blocked},
             handed_out=self._parts.poller.handed_out,
@@ -122,7 +126,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         try:
             async with self._processing:
                 await session.drain()
-                await self._note_published(session)
+                await session.note_published(self._parts.store)
         except SessionLostError:
             if self._assigned is None:
                 return  # a rebalance is under way: it is for the next owner
@@ -148,7 +152,7 @@ class CommandConsumer(ConsumerRebalanceListener):
         try:
             async with asyncio.timeout(_REVOKE_BUDGET_S), self._processing:
                 await session.drain()
-                await self._note_published(session)
+                await session.note_published(self._parts.store)
         except _EXPECTED as error:
             log.warning("batch_abandoned", reason=in_words(error))
         finally:
@@ -166,6 +170,7 @@ class CommandConsumer(ConsumerRebalanceListener):
             # a position, so that aiokafka looks for none; the takeover finds the right one
             self._consumer.seek(tp, 0)
         self._backoff.succeeded()
+        self._saving.forget()
         self._parts.reporter.assigned(self._assigned)
 
     # one turn of the loop
@@ -210,10 +215,13 @@ class CommandConsumer(ConsumerRebalanceListener):
     async def _process_held(self, session: Session, commands: list[Decoded]) -> None:
         session.raise_if_lost()
         if commands:
-            await self._parts.processor.process(session, commands)
+            failed = self._saving.fails
+            await self._saving.save(session, commands)
             self._parts.prober.seen()
+            if failed and self._saving.is_over(session.held):
+                self._resume()
         elif session.idle and self._parts.prober.is_due:
-            await self._note_published(session)
+            await session.note_published(self._parts.store)
             await self._parts.prober.probe()
         if self._blocked.need_takeover():
             raise RetakeError("a partition may be found otherwise than before")
@@ -225,18 +233,6 @@ class CommandConsumer(ConsumerRebalanceListener):
     def _end_of(self, partition: int) -> int | None:
         end: int | None = self._consumer.highwater(TopicPartition(self._topic, partition))
         return end
-
-    async def _note_published(self, session: Session) -> None:
-        """Tell the store, so that nothing appears twice should Kafka lose the group's offsets."""
-        published = {
-            partition: held.published
-            for partition, held in session.held.items()
-            if held.published > session.noted[partition]
-        }
-        if published:
-            owners = {partition: session.held[partition].owner for partition in published}
-            await self._parts.store.note_published(self._topic, owners, published)
-            session.noted.update(published)
 
     # taking over
 
@@ -287,8 +283,13 @@ class CommandConsumer(ConsumerRebalanceListener):
         )
         self._blocked.set(taken.blocked)
         self._consumer.resume(*(TopicPartition(self._topic, partition) for partition in taken.held))
-        self._backoff.succeeded()
         reporter.taken_over(taken.held, taken.publisher.transactional_id, taken.blocked)
+        if self._saving.is_over(taken.held):
+            self._resume()
+
+    def _resume(self) -> None:
+        self._backoff.succeeded()
+        self._parts.reporter.resumed()
 
     async def _lose_session(self, session: Session | None, error: Exception) -> None:
         if session is None or session is not self._session:
@@ -306,7 +307,9 @@ class CommandConsumer(ConsumerRebalanceListener):
 
     def _wait_before_retry(self, error: Exception, *, fenced: bool = False) -> None:
         """Back off; after a fence, for long enough that the group can tell a zombie that it is one."""
-        first = self._backoff.failed(self._parts.heartbeat_interval_s if fenced else 0)
+        unsaved_again = self._saving.fails and self._backoff.has_failed
+        at_least_s = self._parts.heartbeat_interval_s if fenced else _SAVE_AGAIN_S if unsaved_again else 0
+        first = self._backoff.failed(at_least_s)
         self._parts.reporter.failed(error, first=first)
 
     def _pause(self) -> None:

@@ -1,7 +1,7 @@
 """Batches on their way through: decode, then decide and save in one store transaction, then hand on for publishing."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -38,7 +38,7 @@ class Processor:
         Raise StoreError or SessionLostError; then the session has to be given up, since its memory may be behind.
         """
         due = [command for command in commands if _is_due(session, command)]
-        for some in _split(due, self._records_max):
+        for some in _split(due, lambda: self._records_max):
             await self._process(session, some)
 
     async def _process(self, session: Session, commands: Sequence[Decoded]) -> None:
@@ -109,13 +109,14 @@ def _is_due(session: Session, command: Decoded) -> bool:
     return held is not None and record.offset >= held.applied
 
 
-def _split(commands: Sequence[Decoded], records_max: int) -> Iterator[list[Decoded]]:
+def _split(commands: Sequence[Decoded], records_max: Callable[[], int]) -> Iterator[list[Decoded]]:
+    """Cut into batches, each as large as may be when it is asked for: what is saved lets the next one be larger."""
     some: list[Decoded] = []
     size_bytes = 0
     for command in commands:
         weight = len(command.record.key or b"") + len(command.record.value or b"")
         size_bytes += weight
-        if len(some) == records_max or (some and size_bytes > _BATCH_BYTES_MAX):
+        if len(some) >= records_max() or (some and size_bytes > _BATCH_BYTES_MAX):
             yield some
             some, size_bytes = [], weight
         some.append(command)

@@ -166,8 +166,13 @@ class Reporter:
         self._held = numbers
         self.blocked(blocked)
         self._show_blocked()
-        self._resumed("refused" if blocked else None)
-        log.info("partitions_taken_over", topic=self._topic, partitions=numbers, publisher=publisher)
+        self._health.set_taken_over(True)
+        if numbers:
+            log.info("partitions_taken_over", topic=self._topic, partitions=numbers, publisher=publisher)
+
+    def resumed(self) -> None:
+        """Note that the partitions taken over are being worked off, if there are any that are not blocked."""
+        self._resumed("refused" if self._blocked else None)
 
     def blocked(self, blocked: Mapping[int, Blocked]) -> None:
         """Tell which partitions are blocked, all of them; log what is new."""
@@ -211,9 +216,9 @@ class Reporter:
         self._health.set_taken_over(False)
         if isinstance(error, StoreUnavailableError):
             self._health.set_store_reachable(False)
+        self._health.set_paused(in_words(error))
         if first:
             self._paused_at_s = self._paused_at_s or time.monotonic()
-            self._health.set_paused(in_words(error))
             self._paused(reason)
             log.warning("consumer_paused", reason=in_words(error))
 
@@ -243,7 +248,7 @@ class Reporter:
         self._health.set_taken_over(True)
         self._health.set_paused("partitions blocked" if refused else None)
         self._paused(refused)
-        if self._paused_at_s is not None:
+        if self._paused_at_s is not None and (self._held or not refused):
             log.info("consumer_resumed", paused_s=round(time.monotonic() - self._paused_at_s, 1))
             self._paused_at_s = None
 

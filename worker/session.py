@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanContext
 from worker.encoder import OutgoingRecord, Reply
 from worker.failures import PublishError
 from worker.publisher import Publisher
+from worker.stores.port import Store
 from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
@@ -185,6 +186,16 @@ class Session:
             await self._changed.wait_for(lambda: self.lost or self.idle)
             if not self.idle:
                 self.raise_if_lost()
+
+    async def note_published(self, store: Store) -> None:
+        """Note in the store how far it is published, so that nothing appears twice should Kafka lose the offsets."""
+        published = {
+            partition: held.published for partition, held in self.held.items() if held.published > self.noted[partition]
+        }
+        if published:
+            owners = {partition: self.held[partition].owner for partition in published}
+            await store.note_published(self._topic, owners, published)
+            self.noted.update(published)
 
     async def close(self) -> None:
         """End the session, whatever state it is in. What was not published is for the next owner to replay."""

@@ -3,16 +3,21 @@
 USERTASK_TEST_OUTAGE_S sets how long; the default is short.
 """
 
+import asyncio
 import os
+import re
 import threading
 import time
+from contextlib import contextmanager
+from functools import partial
 
+import asyncpg
 import pytest
 
 from tests.chaos.fleet import ChaosWorker, database
 from tests.chaos.judge import Load, await_committed, judge, outcomes
 from tests.embedded_postgres import EmbeddedPostgres
-from tests.integration.harness import environment, make_topics
+from tests.integration.harness import PARTITIONS, environment, make_topics
 from worker.embedded import EmbeddedKafka
 
 OUTAGE_S = float(os.environ.get("USERTASK_TEST_OUTAGE_S", "8"))
@@ -97,3 +102,77 @@ def test_a_broker_that_is_away_is_waited_out(under_load, own_kafka, postgres, tm
 
     verdict = judge(load.sent, outcomes(own_kafka.bootstrap_servers, topics))
     assert verdict.is_clean, (verdict, worker.stderr())
+
+
+@contextmanager
+def trigger(url: str, sqlstate: str):
+    """Let the store refuse each new outcome, while all else works."""
+    function = f"BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}'; END"
+    execute(url, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${function}$$")
+    execute(url, "CREATE TRIGGER refuse BEFORE INSERT ON outcomes EXECUTE FUNCTION refuse()")
+    yield
+    execute(url, "DROP TRIGGER refuse ON outcomes")
+
+
+@contextmanager
+def locked_table(url: str):
+    """Keep a lock on the tasks, as ALTER TABLE and CREATE INDEX do."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url))
+        runner.run(connection.execute("BEGIN; LOCK TABLE user_tasks IN ACCESS EXCLUSIVE MODE"))
+        yield
+        runner.run(connection.close())
+
+
+def taken_over(worker: ChaosWorker) -> float:
+    """Return how often the worker has taken over all partitions."""
+    [line] = re.findall(r"^usertask_takeovers_total (.+)$", worker.get("/metrics")[1], re.MULTILINE)
+    return float(line) / PARTITIONS
+
+
+def execute(url: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "outage",
+    [
+        pytest.param(locked_table, id="a lock on a table"),
+        pytest.param(partial(trigger, sqlstate="53100"), id="a disk that is full"),
+        pytest.param(partial(trigger, sqlstate="42501"), id="a right that was revoked"),
+        pytest.param(partial(trigger, sqlstate="P0001"), id="a trigger that raises"),
+    ],
+)
+def test_a_store_that_takes_claims_but_no_batches_is_an_outage_until_it_takes_one(outage, kafka, postgres, tmp_path):
+    topics = make_topics(kafka.bootstrap_servers)
+    env = environment(kafka.bootstrap_servers, topics, STORE_URL=database(postgres.url))
+    env["USERTASK_STALL_LIMIT_S"] = str(OUTAGE_S)
+    with (
+        ChaosWorker(env, tmp_path) as worker,
+        Load(kafka.bootstrap_servers, topics.commands, commands_per_s=100) as load,
+    ):
+        with outage(env["USERTASK_STORE_URL"]):
+            await_status(worker, "/readyz", 503, 20)
+            takeovers = taken_over(worker)
+            until_s = time.monotonic() + OUTAGE_S
+            while time.monotonic() < until_s:
+                assert "batches_saved" in worker.get("/readyz")[1]
+                assert worker.get("/livez")[0] == 200, worker.get("/livez")
+                assert 'usertask_consumer_paused{reason="store"} 1.0' in worker.get("/metrics")[1]
+                time.sleep(0.2)
+            assert taken_over(worker) - takeovers <= OUTAGE_S
+        await_status(worker, "/readyz", 200, RESUMED_WITHIN_S)
+        load.stop()
+        await_committed(kafka.bootstrap_servers, topics.commands, env["USERTASK_GROUP_ID"], 60)
+        assert worker.terminate() == 0, worker.stderr()
+
+    verdict = judge(load.sent, outcomes(kafka.bootstrap_servers, topics))
+    assert verdict.is_clean, verdict
+    assert worker.stderr().count('"consumer_paused"') == 1, worker.stderr()
+    assert worker.stderr().count('"consumer_resumed"') == 1, worker.stderr()

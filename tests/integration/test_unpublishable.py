@@ -89,7 +89,9 @@ def others_go_on(it: Bench, partition: int) -> None:
 def healed(it: Bench) -> None:
     it.worker.await_ready(HEALED_WITHIN_S)
     assert logged(it.worker, "partition_unblocked")
-    series = [line for line in it.worker.get("/metrics")[1].splitlines() if line.startswith("usertask_partition_blocked{")]
+    series = [
+        line for line in it.worker.get("/metrics")[1].splitlines() if line.startswith("usertask_partition_blocked{")
+    ]
     assert len(series) == PARTITIONS
     assert all('cause="none"' in line and line.endswith(" 0.0") for line in series)
 

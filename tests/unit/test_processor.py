@@ -9,6 +9,7 @@ from worker.encoder import Encoder, Reply
 from worker.processor import Processor
 from worker.reporting import Reporter
 from worker.session import Decided, Held
+from worker.stores.port import StoreUnavailableError
 from worker.stores.sqlite import SqliteStore
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
@@ -52,3 +53,34 @@ async def test_each_part_of_what_is_too_much_at_once_is_submitted_before_the_nex
     replies = [(applied, one) for applied, decided in queue.submitted for one in decided.records if type(one) is Reply]
     assert [applied for applied, _ in replies] == list(range(2, DUPLICATES + 2))
     assert len({one.value for _, one in replies}) == 1
+
+
+class WearyStore(SqliteStore):
+    """A store that was away for some batches; notes how many offsets each batch advances."""
+
+    away_for = 6
+
+    async def apply(self, topic, advances, *more):
+        if self.away_for:
+            self.away_for -= 1
+            raise StoreUnavailableError("away")
+        self.taken = [*getattr(self, "taken", []), sum(one.next_applied - one.applied for one in advances)]
+        return await super().apply(topic, advances, *more)
+
+
+async def test_after_an_outage_batches_grow_while_they_are_taken(tmp_path):
+    store = WearyStore(tmp_path / "tasks.db")
+    await store.open()
+    await store.claim("commands", {0: 0}, "first")
+    await store.begin("commands", 0, 1, 0)
+    reporter = Reporter("commands", "group", Metrics(), Health(), Tracing("commands", "group"))
+    processor, queue = Processor("commands", store, Encoder(DESTINATIONS), LIMITS, reporter), Queue()
+    commands = decode_all([a_command("create", {"userTaskKey": str(at + 1)}, str(at), at) for at in range(63)])
+    for _ in range(WearyStore.away_for):
+        with pytest.raises(StoreUnavailableError):
+            await processor.process(queue, commands)
+
+    await processor.process(queue, commands)
+
+    assert store.taken == [1, 2, 4, 8, 16, 32]
+    await store.close()

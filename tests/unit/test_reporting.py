@@ -181,14 +181,32 @@ def test_a_pause_has_a_reason_and_an_end(it: Bench) -> None:
         assert it.sample('usertask_consumer_paused{reason="store"}') == 1
         assert not it.health.ready()[0]
         it.reporter.taken_over([1, 0], "publisher-1", {})
+        assert it.sample('usertask_consumer_paused{reason="store"}') == 1
+        it.reporter.resumed()
         it.reporter.taken_over([1, 0], "publisher-2", {})
+        it.reporter.resumed()
     assert it.sample('usertask_consumer_paused{reason="store"}') == 0
     assert it.sample('usertask_retries_total{reason="store"}') == 2
     assert [line["event"] for line in lines] == [
         "consumer_paused",
+        "partitions_taken_over",
         "consumer_resumed",
         "partitions_taken_over",
+    ]
+
+
+def test_nothing_resumes_where_every_partition_is_refused(it: Bench) -> None:
+    it.reporter.failed(StoreUnavailableError("away"), first=True)
+    with capture_logs() as lines:
+        it.reporter.taken_over([], "publisher-1", {1: BLOCKED})
+        it.reporter.resumed()
+        assert [line["event"] for line in lines] == ["partition_refused"]
+        it.reporter.taken_over([1], "publisher-2", {})
+        it.reporter.resumed()
+    assert [line["event"] for line in lines[1:]] == [
+        "partition_unblocked",
         "partitions_taken_over",
+        "consumer_resumed",
     ]
 
 
@@ -202,6 +220,7 @@ def test_a_worker_without_partitions_is_not_paused_for_ever(it: Bench) -> None:
 def test_a_fetch_that_fails_makes_it_unready_and_shows_as_a_pause_beside_any_other(it: Bench) -> None:
     it.reporter.assigned([])
     it.reporter.taken_over([0], "publisher", {1: BLOCKED})
+    it.reporter.resumed()
     with capture_logs() as lines:
         for first in (True, False, False):
             it.reporter.poll_failed(KafkaError("no"), first=first)
@@ -220,10 +239,12 @@ def test_a_blocked_partition_is_told_once_and_shown_for_as_long_as_it_lasts(it: 
     with capture_logs() as lines:
         it.reporter.taken_over([0], "publisher", {1: BLOCKED})
         it.reporter.taken_over([0], "publisher", {1: BLOCKED})
+        it.reporter.resumed()
         assert it.sample('usertask_consumer_paused{reason="refused"}') == it.sample(series) == 1
         [check] = [check for check in it.health.ready()[1] if check.name == "partitions_unblocked"]
         assert (check.ok, check.detail) == (False, "partition 1: store_behind: Use the right store.")
         it.reporter.taken_over([0, 1], "publisher", {})
+        it.reporter.resumed()
     assert it.sample('usertask_consumer_paused{reason="refused"}') == 0
     unblocked = 'usertask_partition_blocked{cause="none",partition="1",topic="commands"}'
     assert it.sample(unblocked) == 0

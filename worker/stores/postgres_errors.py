@@ -15,8 +15,8 @@ DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.I
 
 READ_ONLY: Final = asyncpg.ReadOnlySQLTransactionError
 
-_SERIALIZATION: Final = frozenset({"40001", "40P01", "55P03"})
-"""Serialization failure, deadlock, lock timeout: the others' doing; nothing was written."""
+_SERIALIZATION: Final = frozenset({"40001", "40P01"})
+"""Serialization failure, deadlock: the others' doing, and over; a lock that was waited for in vain may last."""
 
 _RACES: Final = frozenset({"user_tasks_pkey", "outcomes_command_key"})
 """Another worker has just written the same task or command id, through another partition."""

@@ -39,6 +39,7 @@ class Health:
         self._fetching = True
         self._stopping = False
         self._paused: str | None = None
+        self._unsaved: str | None = None
         self._blocked: dict[int, str] = {}
         self._checks: dict[str, Check] = {}
 
@@ -66,6 +67,11 @@ class Health:
         """Tell whether the last attempt to fetch commands went well."""
         with self._lock:
             self._fetching = fetching
+
+    def set_unsaved(self, reason: str | None) -> None:
+        """Note why the store did not take the last batch, in words, or with None that it did."""
+        with self._lock:
+            self._unsaved = reason
 
     def set_blocked(self, blocked: Mapping[int, str]) -> None:
         """Tell which assigned partitions are not worked off, and why, in words."""
@@ -105,11 +111,13 @@ class Health:
         with self._lock:
             joined, taken_over = self._joined, self._taken_over
             reachable, fetching, stopping = self._store_reachable, self._fetching, self._stopping
+            unsaved = self._unsaved
             blocked = "; ".join(f"partition {number}: {why}" for number, why in sorted(self._blocked.items()))
         return _judge(
             _check("group_joined", joined, "a member of the consumer group", "not a member of the consumer group"),
             _check("partitions_taken_over", taken_over, "all that are assigned", "some are still to be taken over"),
             _check("store_reachable", reachable, "the store answers", "the store does not answer"),
+            _check("batches_saved", unsaved is None, "the store took the last batch", f"the last was not: {unsaved}"),
             _check("commands_fetched", fetching, "Kafka gives commands", "Kafka gives none: see poll_failed"),
             _check("partitions_unblocked", not blocked, "none is blocked", blocked),
             _check("not_stopping", not stopping, "at work", "draining before the end"),
