@@ -26,8 +26,9 @@ from worker.telemetry.tracing import Tracing
 
 log = structlog.stdlib.get_logger(__name__)
 
-_REFUSED_LINES_PER_S: Final = 200
-"""Of rejections, and as many of dead letters: a line costs as much as some commands do."""
+_REFUSED_LINES: Final = 200
+_REFUSED_LINES_PER_S: Final = 10
+"""Of rejections, and as many of dead letters: first so many, then a disk has to hold what comes in a day."""
 _BATCH_LINES_PER_S: Final = 1
 
 _state_of = attrgetter("task.state")
@@ -41,8 +42,8 @@ class Reporter:
         self._topic = topic
         self._metrics = metrics
         self._health = health
-        self._rejections = Allowance(_REFUSED_LINES_PER_S)
-        self._dead_letters = Allowance(_REFUSED_LINES_PER_S)
+        self._rejections = Allowance(_REFUSED_LINES, _REFUSED_LINES_PER_S)
+        self._dead_letters = Allowance(_REFUSED_LINES, _REFUSED_LINES_PER_S)
         self._batches = Allowance(_BATCH_LINES_PER_S)
         self._left_out = LeftOutLines()
         self._in_progress = 0

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -439,6 +440,35 @@ def test_logs_are_json_lines_on_stderr_and_stdout_is_empty(kafka, tmp_path):
         assert lines
         assert all(isinstance(json.loads(line), dict) for line in lines)
         assert it.worker.stdout() == ""
+
+
+class UnreadWorker(Worker):
+    """One whose standard error is a pipe that nobody reads, as behind a log collector that hangs."""
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self.command, env=self.env, cwd=self._folder, stderr=subprocess.PIPE)
+
+    def kill(self) -> None:
+        super().kill()
+        self.process.stderr.close()
+
+    def stderr(self) -> str:
+        return ""
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing(kafka, tmp_path):
+    topics = make_topics(kafka.bootstrap_servers)
+    env = environment(kafka.bootstrap_servers, topics, tmp_path / "user-tasks.db", LOG_LEVEL="debug")
+    with Wire(kafka.bootstrap_servers, topics) as wire, UnreadWorker(env, tmp_path) as worker:
+
+        def dropped() -> float:
+            wire.malformed(b"no json")
+            [line] = re.findall(r"^usertask_log_lines_dropped_total (.+)$", worker.get("/metrics")[1], re.MULTILINE)
+            return float(line)
+
+        wire.wait_until(dropped, 60)
+        assert worker.get("/readyz")[0] == worker.get("/livez")[0] == 200
+        assert worker.terminate() == 0
 
 
 # Other command lines

@@ -89,6 +89,15 @@ def test_a_worker_that_joined_and_took_over_and_reaches_its_store_is_ready(healt
     assert health.ready()[0]
 
 
+def test_a_loop_that_does_not_turn_makes_it_unready_long_before_it_counts_as_dead(health: Health, clock: Clock) -> None:
+    make_ready(health)
+    clock.now_s += 10.1
+    assert failing(health.ready()) == ["loop_turns"]
+    assert health.live()[0]
+    health.tick()
+    assert health.ready()[0]
+
+
 @pytest.mark.parametrize(
     ("fail", "name"),
     [
@@ -159,6 +168,7 @@ def test_a_verbose_probe_answers_every_check_in_json(server: HealthServer, healt
     assert headers["Content-Type"] == "application/json"
     assert report["status"] == "fail"
     assert {check["name"]: check["ok"] for check in report["checks"]} == {
+        "loop_turns": True,
         "group_joined": False,
         "partitions_taken_over": False,
         "store_reachable": False,

@@ -276,3 +276,12 @@ def test_the_series_of_lost_partitions_go_and_the_fence_is_counted(it: Bench) ->
     assert not it.has("usertask_unpublished{")
     assert it.sample("usertask_assigned_partitions") == it.sample("usertask_commands_in_progress") == 0
     assert it.sample('usertask_fenced_total{by="store"}') == 1
+
+
+def test_an_allowance_may_begin_with_more_than_it_lasts_for() -> None:
+    now = [100.0]
+    allowance = Allowance(20, 3, clock=lambda: now[0])
+    taken = []
+    for now[0] in (100.0, 101.0, 102.0, 104.0, 200.0, 201.0):
+        taken.append(allowance.take(50))
+    assert taken == [20, 3, 3, 6, 20, 3]

@@ -4,6 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
+from typing import Final
+
+READY_SILENCE_S: Final = 10
+"""A worker whose loop has not turned for longer is not ready, long before a restart is the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,13 @@ class Health:
     def ready(self) -> tuple[bool, list[Check]]:
         """Tell whether commands are being worked off, or would be if there were any."""
         with self._lock:
+            silence_s = self._clock() - self._ticked_at
             joined, taken_over = self._joined, self._taken_over
             reachable, fetching, stopping = self._store_reachable, self._fetching, self._stopping
             unsaved = self._unsaved
             blocked = "; ".join(f"partition {number}: {why}" for number, why in sorted(self._blocked.items()))
         return _judge(
+            _check("loop_turns", silence_s <= READY_SILENCE_S, "the consumer loop turns", f"not for {silence_s:.0f} s"),
             _check("group_joined", joined, "a member of the consumer group", "not a member of the consumer group"),
             _check("partitions_taken_over", taken_over, "all that are assigned", "some are still to be taken over"),
             _check("store_reachable", reachable, "the store answers", "the store does not answer"),

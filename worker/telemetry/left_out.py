@@ -25,7 +25,7 @@ class LeftOutLines:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._allowance = Allowance(_LINES_PER_S, clock)
+        self._allowance = Allowance(_LINES_PER_S, clock=clock)
         self._untold: Counter[tuple[str, str]] = Counter()
 
     def tell(self, replies: Counter[tuple[str, str]]) -> None:

@@ -16,6 +16,8 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
+from worker.telemetry.outlet import Outlet
+
 REPEAT_INTERVAL_S: Final = 10.0
 """How long a library's line is held back after the same line was written."""
 
@@ -70,6 +72,11 @@ def configure_logging(*, level: str, log_format: Literal["json", "console"], str
     )
 
 
+def lines_dropped() -> int:
+    """Return how many lines were dropped since logging was configured, there being no room for them."""
+    return sum(one.outlet.dropped for one in logging.getLogger().handlers if isinstance(one, _Handler))
+
+
 class RepeatFilter(logging.Filter):
     """Lets a library's line through once in an interval, counted by logger and template, not by arguments.
 
@@ -108,15 +115,25 @@ class RepeatFilter(logging.Filter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to a stream that may be closed, full or broken without ever raising into the worker."""
+    """Writes to a stream that may be closed, full or broken without ever raising into the worker, or holding it up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.outlet = Outlet(stream)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, if there is room for it."""
+        try:
+            self.outlet.write(self.format(record) + self.terminator)
+        except Exception:  # noqa: BLE001 - as in the standard library, whatever it is
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the standard library's name)
         """Drop a line that cannot be written; say so, without its arguments, if only its formatting failed."""
         error = type(sys.exc_info()[1]).__name__
         lost = {"event": "log_line_lost", "level": "error", "logger": record.name, "error": error}
         with suppress(Exception):  # the stream itself may be what is broken
-            self.stream.write(json.dumps(lost) + self.terminator)
-            self.flush()
+            self.outlet.write(json.dumps(lost) + self.terminator)
 
 
 def _formatter(log_format: Literal["json", "console"], stream: TextIO) -> ProcessorFormatter:

@@ -1,14 +1,18 @@
 """The worker's metrics; names, labels and units are an interface of operators' dashboards and alerts."""
 
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
 from schemas.user_task import UserTaskState
 from worker.telemetry.latencies import Latencies
+from worker.telemetry.logs import lines_dropped
 from worker.version import worker_version
 
 _LATENCY_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -50,6 +54,7 @@ class Metrics:
     def __init__(self, max_batch_records: int = 1000) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.registry.register(_DroppedLines())
         self._count_commands()
         self._count_misfortunes()
         self._gauge_progress()
@@ -181,6 +186,15 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"usertask_{name}", help_text, buckets=buckets, registry=self.registry)
+
+
+class _DroppedLines(Collector):
+    """Counts what the log, which is older than any metric, has dropped."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the one family."""
+        help_text = "Log lines dropped, since whoever reads standard error does not keep up"
+        yield CounterMetricFamily("usertask_log_lines_dropped", help_text, value=lines_dropped())
 
 
 def _batch_buckets(largest: int) -> tuple[int, ...]:

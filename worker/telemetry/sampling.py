@@ -11,23 +11,26 @@ class Allowance:
     """So many lines in a second, and no more.
 
     Args:
-        lines: how many in each second.
+        lines: how many in a second.
+        lasting: how many in each second that follows without a pause; as many if not given.
         clock: seconds that never go back.
 
     """
 
-    def __init__(self, lines: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lines: int, lasting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines = lines
+        self._lasting = lines if lasting is None else lasting
         self._clock = clock
         self._ends_at = float("-inf")
-        self._left = 0
+        self._left = lines
         self._withheld = 0
 
     def take(self, wanted: int) -> int:
         """Ask for room for so many lines; give how many may be written. The others count as withheld."""
         now = self._clock()
         if now >= self._ends_at:
-            self._ends_at, self._left = now + _WINDOW_S, self._lines
+            seconds = 1 + int(min(now - self._ends_at, self._lines) / _WINDOW_S)
+            self._ends_at, self._left = now + _WINDOW_S, min(self._lines, self._left + seconds * self._lasting)
         granted = min(wanted, self._left)
         self._left -= granted
         self._withheld += wanted - granted
