@@ -326,7 +326,7 @@ PLAIN = b'{"userTaskKey":"7"}'
         (PLAIN.decode().encode("utf-32-le"), "UTF-32"),
         (PLAIN.decode().encode("utf-32-be"), "UTF-32"),
         (b"\0\0\xfe\xff" + PLAIN.decode().encode("utf-32-be"), "UTF-32"),
-        (gzip.compress(PLAIN), "gzip"),
+        (gzip.compress(PLAIN, mtime=0), "gzip"),
         (b"\x28\xb5\x2f\xfd\x04", "zstd"),
         (b"\xac\xed\0\5t\0\2{}", "Java object"),
         (json.dumps(PLAIN.decode()).encode(), "written as JSON twice"),
