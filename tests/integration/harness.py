@@ -281,6 +281,25 @@ def run_cli(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Compl
     )
 
 
+def commit(bootstrap_servers: str, group: str, topic: str, offsets: dict[int, int]) -> None:
+    """Commit offsets, as an operator does; a coordinator that is not there yet is waited for.
+
+    By a consumer: the request of librdkafka's admin client is lost for good where the coordinator is only just coming.
+    """
+    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": group, "enable.auto.commit": False})
+    deadline = time.monotonic() + START_DEADLINE_S
+    asked = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+    with contextlib.closing(consumer):
+        while True:
+            try:
+                committed = consumer.commit(offsets=asked, asynchronous=False)
+            except KafkaException:
+                assert time.monotonic() < deadline
+            else:
+                assert not any(one.error for one in committed)
+                return
+
+
 class Worker:
     """`python -m worker run` as a process of its own; leaving the context kills it."""
 

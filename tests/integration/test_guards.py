@@ -7,11 +7,11 @@ import time
 from contextlib import closing
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.chaos.judge import Load, await_committed, judge, outcomes
-from tests.integration.harness import PARTITIONS, Worker, create_topics, environment, make_topics, run_cli
+from tests.integration.harness import PARTITIONS, Worker, commit, create_topics, environment, make_topics, run_cli
 from worker.embedded import EmbeddedKafka
 
 DEADLINE_S = 60
@@ -285,8 +285,7 @@ def test_offsets_that_expired_after_a_crash_double_at_most_what_was_not_noted_an
 
 def test_a_group_that_somebody_reset_is_refused(bench):
     bench.work_off(20)
-    partitions = [TopicPartition(bench.topics.commands, number, 0) for number in range(PARTITIONS)]
-    request = ConsumerGroupTopicPartitions(bench.group, partitions)
-    bench.admin.alter_consumer_group_offsets([request])[bench.group].result(30)
+    offsets = dict.fromkeys(range(PARTITIONS), 0)
+    commit(bench.bootstrap_servers, bench.group, bench.topics.commands, offsets)
 
     assert_refused("offset_reset", bench.env, bench.folder)

@@ -8,10 +8,8 @@ import uuid
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient
 
-from tests.integration.harness import PARTITIONS, make_topics
+from tests.integration.harness import PARTITIONS, commit, make_topics
 from worker.embedded import EmbeddedKafka
 from worker.publisher import Publishers
 from worker.shared_client import SharedClient
@@ -74,10 +72,7 @@ async def test_the_offsets_of_the_barrier_are_never_the_groups(kafka, topic, sto
 
 async def test_what_the_group_has_committed_is_read_behind_the_barrier(kafka, topic):
     publishers = make_publishers(kafka)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    group = publishers.coordination._group_id
-    request = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 1, 17)])
-    admin.alter_consumer_group_offsets([request])[group].result(30)
+    commit(kafka.bootstrap_servers, publishers.coordination._group_id, topic, {1: 17})
 
     assert await publishers.final_offsets("a-publisher", topic, [0, 1]) == {0: None, 1: 17}
     await publishers.close()
