@@ -226,13 +226,10 @@ class CommandConsumer(ConsumerRebalanceListener):
         if self._blocked.need_takeover():
             raise RetakeError("a partition may be found otherwise than before")
         await self._noted.note(session.held, self._parts.poller.blocked)
+        reaches = await self._parts.poller.reaches(self._topic, session.held)
         if session is self._session:  # or it was lost meanwhile, and its series are gone
             self._parts.reporter.blocked({**self._blocked.all, **self._parts.poller.blocked})
-            self._parts.reporter.stands(session.held, self._end_of)
-
-    def _end_of(self, partition: int) -> int | None:
-        end: int | None = self._consumer.highwater(TopicPartition(self._topic, partition))
-        return end
+            self._parts.reporter.stands(session.held, reaches)
 
     # taking over
 

@@ -13,6 +13,7 @@ from worker.blocked import Blocked
 from worker.careful import CarefulReading
 from worker.damage import is_damage
 from worker.decoder import Record
+from worker.reach import Reach, reach_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -55,6 +56,14 @@ class Poller:
     def blocked(self) -> Mapping[int, Blocked]:
         """Return the partitions that are blocked by damage."""
         return self._careful.blocked
+
+    async def reaches(self, topic: str, partitions: Collection[int]) -> dict[int, Reach]:
+        """Return how far these assigned partitions are; one of which nothing is known yet is missing."""
+        found = [
+            await reach_of(self._consumer, TopicPartition(topic, number), self._handed_out.get(number, 0))
+            for number in partitions
+        ]
+        return {number: one for number, one in zip(partitions, found, strict=True) if one is not None}
 
     async def poll(self, partitions: Collection[TopicPartition]) -> list[Decoded]:
         """Wait briefly for commands from any assigned partition; an empty list if none came.

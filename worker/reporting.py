@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -15,6 +15,7 @@ from worker.blocked import Blocked
 from worker.decoder import Received
 from worker.encoder import Reply
 from worker.lifecycle import Refusal
+from worker.reach import Reach
 from worker.session import Decided, Held
 from worker.stores.port import StoreError, StoreUnavailableError
 from worker.telemetry.defects import in_words
@@ -129,12 +130,11 @@ class Reporter:
 
     # where the partitions stand
 
-    def stands(self, held: Mapping[int, Held], end_of: Callable[[int], int | None]) -> None:
-        """Tell how far the held partitions are; `end_of` gives a partition's end, if it is known."""
+    def stands(self, held: Mapping[int, Held], reaches: Mapping[int, Reach]) -> None:
+        """Tell how far the held partitions are; of one that is not in `reaches`, its end is not known."""
         for partition, one in held.items():
-            end = end_of(partition)
-            if end is not None:
-                self._metrics.consumer_lag.labels(self._topic, str(partition)).set(max(0, end - one.published))
+            if (reach := reaches.get(partition)) is not None:
+                self._metrics.consumer_lag.labels(self._topic, str(partition)).set(reach.lag(one.published))
             self._metrics.unpublished.labels(self._topic, str(partition)).set(one.applied - one.published)
         self.tell_withheld()
 

@@ -71,6 +71,8 @@ class Rereader:
     async def _fetch(self, tp: TopicPartition, position: int) -> Fetched:
         async with asyncio.timeout(2 * _REQUEST_TIMEOUT_S), self._clients.lent() as client:
             await client.add_topic(tp.topic)
+            if client.cluster.leader_for_partition(tp) is None:  # another read has added the topic, and waits itself
+                await client.force_metadata_update()
             leader = client.cluster.leader_for_partition(tp)
             if leader is None or leader < 0:
                 raise LeaderNotAvailableError(tp)

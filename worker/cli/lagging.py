@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import typer
@@ -14,6 +14,7 @@ from worker.cli.clients import administering, coordinating, reach, reading
 from worker.cli.endings import perform
 from worker.cli.looking import looking
 from worker.cli.tables import for_people, print_table
+from worker.cli.unread import find_read
 from worker.exit_codes import ExitCode
 from worker.kafka import TopicShape
 from worker.settings import Settings
@@ -36,11 +37,24 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offsets:
-    """What Kafka knows of a partition; `end` is that of committed records."""
+    """What Kafka knows of a partition."""
 
     beginning: int
     end: int
+    """The last stable offset: records from there on cannot be read yet."""
     committed: int | None
+    is_read: bool = False
+    """Whether no record that can be read stands before the end and is not committed yet."""
+
+    @property
+    def done(self) -> int:
+        """Return the offset up to which all that is still there is committed."""
+        return max(self.committed or 0, self.beginning)
+
+    @property
+    def lag(self) -> int:
+        """Return how many offsets from there to the end wait; 0 if they are markers and aborted records alone."""
+        return 0 if self.is_read else max(self.end - self.done, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +97,11 @@ async def _offsets(settings: Settings, shape: TopicShape) -> dict[int, Offsets]:
         beginnings = await reader.beginning_offsets(partitions)
         committed = await coordination.committed(topic, range(shape.partitions))
         ends = await reader.end_offsets(partitions)
-    return {
-        one.partition: Offsets(beginning=beginnings[one], end=ends[one], committed=committed[one.partition])
-        for one in partitions
+    offsets = {
+        one: Offsets(beginning=beginnings[one], end=ends[one], committed=committed[one.partition]) for one in partitions
     }
+    read = await find_read(settings, {tp: (one.done, one.end) for tp, one in offsets.items() if one.lag})
+    return {tp.partition: replace(one, is_read=tp in read) for tp, one in offsets.items()}
 
 
 async def _members(settings: Settings) -> dict[int, Member]:
@@ -113,18 +128,17 @@ def _assigned(assignment: bytes) -> list[TopicPartition]:
 
 
 def line_of(partition: int, offsets: Offsets | None, row: PartitionRow | None, member: Member | None) -> dict[str, Any]:
-    """Put together what is known of one partition; the lag is what is not committed yet as published."""
+    """Put together what is known of one partition; the lag is what can be read and is not committed yet."""
     applied = row.applied if row else None
     published = row.published if row else None
-    done = None if offsets is None else offsets.beginning if offsets.committed is None else offsets.committed
     return {
         "partition": partition,
         "end": offsets and offsets.end,
         "applied": applied,
         "published": published,
         "committed": offsets and offsets.committed,
-        "lag": None if offsets is None or done is None else max(offsets.end - done, 0),
-        "unpublished": None if applied is None or done is None else max(applied - done, 0),
+        "lag": offsets and offsets.lag,
+        "unpublished": None if applied is None or offsets is None else max(applied - offsets.done, 0),
         "owner": row and row.owner,
         "publisher": row and row.publisher,
         "blocked": row and row.blocked_because,
