@@ -15,6 +15,7 @@ from worker.blocked import Blocked
 from worker.decoder import Received
 from worker.encoder import Reply
 from worker.lifecycle import Refusal
+from worker.open_transactions import OpenTransactions
 from worker.reach import Reach
 from worker.session import Decided, Held
 from worker.stores.port import StoreError, StoreUnavailableError
@@ -47,6 +48,7 @@ class Reporter:
         self._dead_letters = Allowance(_REFUSED_LINES, _REFUSED_LINES_PER_S)
         self._batches = Allowance(_BATCH_LINES_PER_S)
         self._left_out = LeftOutLines()
+        self._open_transactions = OpenTransactions(topic)
         self._in_progress = 0
         self._paused_at_s: float | None = None
         self._pause_reason: str | None = None
@@ -134,7 +136,10 @@ class Reporter:
         """Tell how far the held partitions are; of one that is not in `reaches`, its end is not known."""
         for partition, one in held.items():
             if (reach := reaches.get(partition)) is not None:
-                self._metrics.consumer_lag.labels(self._topic, str(partition)).set(reach.lag(one.published))
+                labels = self._topic, str(partition)
+                self._metrics.consumer_lag.labels(*labels).set(reach.lag(one.published))
+                open_s = self._open_transactions.look(partition, reach)
+                self._metrics.open_transaction_seconds.labels(*labels).set(open_s)
             self._metrics.unpublished.labels(self._topic, str(partition)).set(one.applied - one.published)
         self.tell_withheld()
 
@@ -240,6 +245,7 @@ class Reporter:
         self._show_blocked()
         for partition in held:
             self._metrics.forget_partition(self._topic, partition)
+        self._open_transactions.forget()
         self._metrics.assigned_partitions.set(0)
         self._count_in_progress(0)
         if fenced_by:

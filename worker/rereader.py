@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import CorruptRecordException, LeaderNotAvailableError, StaleMetadata, UnknownError, for_code
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v10, FetchRequestStruct
+from aiokafka.record.memory_records import MemoryRecords
 
 from worker.damage import Damage, Fetched, Reading, begins_at, read
 from worker.shared_client import SharedClient
@@ -68,7 +69,13 @@ class Rereader:
             return False
         return begins_at(fetched.data, offset)
 
-    async def _fetch(self, tp: TopicPartition, position: int) -> Fetched:
+    async def written_at_ms(self, tp: TopicPartition, offset: int) -> int | None:
+        """Return the timestamp of the batch at an offset, committed or not; None if there is none. Raise as `read`."""
+        fetched = await self._fetch(tp, offset, READ_UNCOMMITTED)
+        batch: Any = MemoryRecords(fetched.data).next_batch()
+        return None if batch is None or batch.max_timestamp < 0 else batch.max_timestamp
+
+    async def _fetch(self, tp: TopicPartition, position: int, isolation_level: int = READ_COMMITTED) -> Fetched:
         async with asyncio.timeout(2 * _REQUEST_TIMEOUT_S), self._clients.lent() as client:
             await client.add_topic(tp.topic)
             if client.cluster.leader_for_partition(tp) is None:  # another read has added the topic, and waits itself
@@ -77,7 +84,7 @@ class Rereader:
             if leader is None or leader < 0:
                 raise LeaderNotAvailableError(tp)
             asked = [(tp.topic, [(tp.partition, position, FETCH_BYTES_MAX)])]
-            response = await client.send(leader, _LeaderFetch(0, 1, FETCH_BYTES_MAX, READ_COMMITTED, asked))
+            response = await client.send(leader, _LeaderFetch(0, 1, FETCH_BYTES_MAX, isolation_level, asked))
             rows = [row for _, rows in response.topics for row in rows]
             if not rows:
                 raise StaleMetadata("an answer without the partition: the broker throttles")

@@ -21,7 +21,8 @@ from worker.stores.port import TopicIdentity
 
 log = structlog.stdlib.get_logger(__name__)
 
-_READ_COMMITTED: Final = 1
+READ_UNCOMMITTED: Final = 0
+READ_COMMITTED: Final = 1
 _NO_LEADER: Final = -1
 
 
@@ -99,18 +100,24 @@ def _latest_leaders(answers: Iterable[Iterable[Any]]) -> dict[int, int]:
 async def _extents(client: AIOKafkaClient, node_id: int, topic: str, partitions: list[int]) -> dict[int, Extent]:
     """Ask one leader. What it does not answer is missing: its partitions wait, and those of others do not."""
     try:
-        beginnings = await _offsets(client, node_id, topic, partitions, OffsetResetStrategy.EARLIEST)
-        ends = await _offsets(client, node_id, topic, partitions, OffsetResetStrategy.LATEST)
+        beginnings = await offsets_of(client, node_id, topic, partitions, OffsetResetStrategy.EARLIEST)
+        ends = await offsets_of(client, node_id, topic, partitions, OffsetResetStrategy.LATEST)
     except (KafkaError, OSError) as error:
         log.info("leader_does_not_answer", topic=topic, partitions=partitions, reason=type(error).__name__)
         return {}
     return {partition: Extent(beginnings[partition], ends[partition]) for partition in beginnings.keys() & ends.keys()}
 
 
-async def _offsets(
-    client: AIOKafkaClient, node_id: int, topic: str, partitions: list[int], which: int
+async def offsets_of(
+    client: AIOKafkaClient,
+    node_id: int,
+    topic: str,
+    partitions: list[int],
+    which: int,
+    isolation_level: int = READ_COMMITTED,
 ) -> dict[int, int]:
-    request = OffsetRequest(-1, _READ_COMMITTED, [(topic, [(partition, which) for partition in partitions])])
+    """Ask a leader where partitions begin or end; one that it does not lead is missing. Raise KafkaError or OSError."""
+    request = OffsetRequest(-1, isolation_level, [(topic, [(partition, which) for partition in partitions])])
     response = await client.send(node_id, request)
     return {
         partition: offset

@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 
 from tests.integration.harness import (
     CREATE,
+    Unsent,
     Wire,
     Worker,
     cloud_event,
@@ -21,6 +22,7 @@ from tests.integration.harness import (
     make_topics,
     run_cli,
 )
+from tests.integration.terminal import on_a_terminal
 
 DEADLINE_S = 20
 
@@ -41,10 +43,18 @@ def wire(kafka, topics):
         yield wire
 
 
+class Sender(Producer):
+    """A producer with transactions, which knows its transactional id."""
+
+    def __init__(self, kafka) -> None:
+        self.name = fresh_id()
+        super().__init__({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": self.name})
+
+
 @contextmanager
-def transaction(kafka, topics) -> Iterator[Producer]:
-    """Give a producer in an open transaction, which is aborted unless it was committed."""
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": fresh_id()})
+def transaction(kafka) -> Iterator[Sender]:
+    """Give a sender in an open transaction, which is aborted if anything fails."""
+    producer = Sender(kafka)
     producer.init_transactions(30)
     producer.begin_transaction()
     try:
@@ -54,21 +64,24 @@ def transaction(kafka, topics) -> Iterator[Producer]:
         raise
 
 
+def command(partition: int) -> Unsent:
+    return Unsent(encoded({"userTaskKey": fresh_key()}), headers=cloud_event(CREATE), partition=partition)
+
+
 def send(producer: Producer, topics, count: int, partition: int = 0) -> None:
-    for _ in range(count):
-        value = encoded({"userTaskKey": fresh_key()})
-        producer.produce(topics.commands, value=value, headers=cloud_event(CREATE), partition=partition)
+    for one in (command(partition) for _ in range(count)):
+        producer.produce(topics.commands, value=one.value, headers=one.headers, partition=partition)
     assert producer.flush(30) == 0
 
 
 def send_committed(kafka, topics, count: int, partition: int = 0) -> None:
-    with transaction(kafka, topics) as producer:
+    with transaction(kafka) as producer:
         send(producer, topics, count, partition)
         producer.commit_transaction(30)
 
 
 def send_aborted(kafka, topics, count: int, partition: int = 0) -> None:
-    with transaction(kafka, topics) as producer:
+    with transaction(kafka) as producer:
         send(producer, topics, count, partition)
         producer.abort_transaction(30)
 
@@ -87,6 +100,11 @@ def metric(worker: Worker, name: str) -> dict[int, float]:
     """Give a metric by partition."""
     found = re.findall(rf'^{name}\{{partition="(\d+)".*\}} (\S+)$', worker.get("/metrics")[1], re.MULTILINE)
     return {int(partition): float(value) for partition, value in found}
+
+
+def logged(worker: Worker, event: str) -> list[dict]:
+    lines = (json.loads(line) for line in worker.stderr().splitlines() if f'"{event}"' in line)
+    return [line for line in lines if line["event"] == event]
 
 
 def wait_until(found: Callable[[], object], told: Callable[[], object]) -> None:
@@ -134,3 +152,55 @@ def test_a_command_that_is_read_and_not_answered_is_lag_whatever_stands_behind_i
     with Worker(env, tmp_path):
         wire.wait_until(lambda: len(wire.events()) == 1)
         wait_until(lambda: lags(env, tmp_path) == [0, 0, 0], lambda: lags(env, tmp_path))
+
+
+# Open transactions
+
+
+def test_an_open_transaction_is_named_with_the_offset_and_the_sender_and_so_is_its_end(
+    kafka, topics, env, wire, tmp_path
+):
+    seconds = "usertask_open_transaction_seconds"
+    with Worker(env, tmp_path) as worker:
+        send_committed(kafka, topics, 1)
+        wire.wait_until(lambda: len(wire.events()) == 1)
+        before = time.time()
+        with transaction(kafka) as producer:
+            send(producer, topics, 2)
+            wire.send_all([command(partition=0) for _ in range(3)])
+            wait_until(lambda: "transaction_stays_open" in worker.stderr(), worker.stderr)
+
+            held, *others = lag(worker.env, tmp_path)["partitions"]
+            assert (held["end"], held["lag"]) == (2, 0)
+            told = held["transaction"]
+            assert (told["offset"], told["waiting"], told["transactionalId"]) == (2, 5, producer.name)
+            assert told["producerId"] >= 0
+            assert 9 < told["openSeconds"] < time.time() - before + 1
+            assert [one["transaction"] for one in others] == [None, None]
+            assert metric(worker, seconds)[0] >= 10
+            assert metric(worker, seconds).keys() == {0, 1, 2}
+            assert metric(worker, "usertask_consumer_lag") == {0: 0, 1: 0, 2: 0}
+            assert worker.get("/livez")[0] == 200  # no restart would help
+            assert len(wire.events()) == 1
+            producer.abort_transaction(30)
+
+        wire.wait_until(lambda: len(wire.events()) == 4)
+        wait_until(lambda: metric(worker, seconds)[0] == 0, lambda: metric(worker, seconds))
+        assert {one["transaction"] for one in lag(worker.env, tmp_path)["partitions"]} == {None}
+        [line] = logged(worker, "transaction_stays_open")
+        assert (line["level"], line["topic"], line["partition"]) == ("warning", topics.commands, 0)
+        assert (line["offset"], line["waiting"]) == (2, 5)
+        assert [line["offset"] for line in logged(worker, "transaction_ended")] == [2]
+
+
+def test_people_are_told_what_holds_a_partition(kafka, topics, env, tmp_path):
+    with Worker(env, tmp_path) as worker:
+        assert worker.terminate() == 0
+    with transaction(kafka) as producer:
+        send(producer, topics, 2, partition=1)
+        shown = on_a_terminal("lag", env=env, cwd=tmp_path).stdout
+        producer.abort_transaction(30)
+    [line] = [line for line in shown.splitlines() if line.startswith("partition 1 ")]
+    assert line.startswith("partition 1 is held at offset 0 by an open transaction, open for ")
+    assert f"transactional id {producer.name}, producer id" in line
+    assert line.endswith("; 2 offsets wait")

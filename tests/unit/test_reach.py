@@ -5,17 +5,21 @@ import pytest
 from worker.reach import Reach
 
 
+def reach(handed_out: int, position: int, stable_end: int) -> Reach:
+    return Reach(handed_out=handed_out, position=position, stable_end=stable_end, end=20, is_recent=True)
+
+
 @pytest.mark.parametrize(
     ("reach", "published", "lag"),
     [
-        pytest.param(Reach(handed_out=0, position=0, stable_end=5), 0, 5, id="nothing is read yet"),
-        pytest.param(Reach(handed_out=5, position=5, stable_end=9), 3, 6, id="read and not answered"),
-        pytest.param(Reach(handed_out=5, position=5, stable_end=9), 5, 4, id="answered as far as it is read"),
-        pytest.param(Reach(handed_out=5, position=9, stable_end=9), 5, 0, id="only markers behind the answered ones"),
-        pytest.param(Reach(handed_out=5, position=9, stable_end=9), 4, 5, id="markers behind one that is not answered"),
-        pytest.param(Reach(handed_out=0, position=9, stable_end=9), 0, 0, id="nothing but aborted records"),
-        pytest.param(Reach(handed_out=7, position=3, stable_end=9), 7, 2, id="read beside the client"),
-        pytest.param(Reach(handed_out=0, position=5, stable_end=3), 5, 0, id="an answer from before"),
+        pytest.param(reach(0, 0, 5), 0, 5, id="nothing is read yet"),
+        pytest.param(reach(5, 5, 9), 3, 6, id="read and not answered"),
+        pytest.param(reach(5, 5, 9), 5, 4, id="answered as far as it is read"),
+        pytest.param(reach(5, 9, 9), 5, 0, id="only markers behind the answered ones"),
+        pytest.param(reach(5, 9, 9), 4, 5, id="markers behind one that is not answered"),
+        pytest.param(reach(0, 9, 9), 0, 0, id="nothing but aborted records"),
+        pytest.param(reach(7, 3, 9), 7, 2, id="read beside the client"),
+        pytest.param(reach(0, 5, 3), 5, 0, id="an answer from before"),
     ],
 )
 def test_lag_counts_what_can_be_read_and_is_not_answered(reach, published, lag):

@@ -269,7 +269,7 @@ def test_the_series_of_lost_partitions_go_and_the_fence_is_counted(it: Bench) ->
     held = {0: Held(owner=1, applied=7, published=5), 1: Held(owner=1, applied=0, published=0)}
     it.reporter.taken_over(held, "publisher", {})
     it.reporter.saved(2, Report(), 0.01)
-    it.reporter.stands(held, {0: Reach(handed_out=7, position=7, stable_end=9)})
+    it.reporter.stands(held, {0: Reach(handed_out=7, position=7, stable_end=9, end=9, is_recent=True)})
     assert it.sample('usertask_consumer_lag{partition="0",topic="commands"}') == 4
     assert it.sample('usertask_unpublished{partition="0",topic="commands"}') == 2
     it.reporter.lost(held, "store")

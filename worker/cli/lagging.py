@@ -1,7 +1,7 @@
 """What is still to do: Kafka's offsets beside the store's, for each partition. Joins no group, and writes nothing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,8 +12,9 @@ from aiokafka.errors import KafkaError
 
 from worker.cli.clients import administering, coordinating, reach, reading
 from worker.cli.endings import perform
+from worker.cli.holders import OpenTransaction, find_open
 from worker.cli.looking import looking
-from worker.cli.tables import for_people, print_table
+from worker.cli.tables import for_people, print_table, printable
 from worker.cli.unread import find_read
 from worker.exit_codes import ExitCode
 from worker.kafka import TopicShape
@@ -82,8 +83,9 @@ async def _print_lag(settings: Settings, *, as_json: bool) -> ExitCode:
         rows = await lookup.partitions(topic)
     offsets = await _offsets(settings, shape)
     members = await _members(settings)
+    holders = await _holders(settings, offsets)
     partitions = [
-        line_of(number, offsets.get(number), rows.get(number), members.get(number))
+        line_of(number, offsets.get(number), rows.get(number), members.get(number), holders.get(number))
         for number in sorted({*offsets, *rows})
     ]
     _print(settings, partitions, as_json=as_json)
@@ -122,12 +124,27 @@ async def _members(settings: Settings) -> dict[int, Member]:
     }
 
 
+async def _holders(settings: Settings, partitions: Collection[int]) -> dict[int, OpenTransaction]:
+    """Ask the leaders which open transactions hold partitions; where they do not say, the rest is worth printing."""
+    try:
+        return await find_open(settings, settings.commands_topic, partitions)
+    except (KafkaError, OSError) as error:  # TimeoutError is one
+        typer.echo(f"open transactions are not known: {type(error).__name__}", err=True)
+        return {}
+
+
 def _assigned(assignment: bytes) -> list[TopicPartition]:
     """Read a member's assignment; it has none while the group rebalances."""
     return ConsumerProtocolMemberAssignment.decode(assignment).partitions() if assignment else []
 
 
-def line_of(partition: int, offsets: Offsets | None, row: PartitionRow | None, member: Member | None) -> dict[str, Any]:
+def line_of(
+    partition: int,
+    offsets: Offsets | None,
+    row: PartitionRow | None,
+    member: Member | None,
+    holder: OpenTransaction | None = None,
+) -> dict[str, Any]:
     """Put together what is known of one partition; the lag is what can be read and is not committed yet."""
     applied = row.applied if row else None
     published = row.published if row else None
@@ -143,6 +160,14 @@ def line_of(partition: int, offsets: Offsets | None, row: PartitionRow | None, m
         "publisher": row and row.publisher,
         "blocked": row and row.blocked_because,
         "member": member and {"memberId": member.member_id, "clientId": member.client_id, "host": member.client_host},
+        "transaction": holder
+        and {
+            "offset": holder.offset,
+            "waiting": holder.waiting,
+            "openSeconds": holder.open_s,
+            "producerId": holder.producer_id,
+            "transactionalId": holder.transactional_id,
+        },
     }
 
 
@@ -154,6 +179,21 @@ def _print(settings: Settings, partitions: list[dict[str, Any]], *, as_json: boo
         return
     rows = [[_cell(one[column]) for column in _COLUMNS] for one in partitions]
     print_table(_COLUMNS, [*rows, [str(({"partition": "total"} | total).get(column, "")) for column in _COLUMNS]])
+    for one in partitions:
+        if one["transaction"] is not None:
+            typer.echo(printable(_in_words(one["partition"], one["transaction"])))
+
+
+def _in_words(partition: int, transaction: Mapping[str, Any]) -> str:
+    """Write out what holds a partition; a transactional id is the sender's own choice."""
+    about = {
+        "open for": transaction["openSeconds"] and f"{transaction['openSeconds']:g} s",
+        "transactional id": transaction["transactionalId"],
+        "producer id": transaction["producerId"],
+    }
+    known = "".join(f", {name} {value}" for name, value in about.items() if value is not None)
+    offset, waiting = transaction["offset"], transaction["waiting"]
+    return f"partition {partition} is held at offset {offset} by an open transaction{known}; {waiting} offsets wait"
 
 
 def _cell(value: object) -> object:

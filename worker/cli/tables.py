@@ -23,11 +23,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, sty
     table = Table(*columns)
     for row in rows:
         style = _STYLES.get(str(row[styled_by])) if styled_by is not None else None
-        table.add_row(*(Text(_printable(cell)) for cell in row), style=style)  # as text: it might be markup
+        table.add_row(*(Text(printable(cell)) for cell in row), style=style)  # as text: it might be markup
     Console().print(table)
 
 
-def _printable(cell: object) -> str:
+def printable(cell: object) -> str:
     """Write out what would steer the terminal: others have written it."""
     text = "" if cell is None else str(cell)
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

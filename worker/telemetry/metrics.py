@@ -65,7 +65,7 @@ class Metrics:
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Remove the series of a partition that this worker has lost; one without series is no error."""
-        for gauge in (self.consumer_lag, self.unpublished):
+        for gauge in (self.consumer_lag, self.unpublished, self.open_transaction_seconds):
             with suppress(KeyError):  # older clients raise it, newer ones do not
                 gauge.remove(topic, str(partition))
 
@@ -109,7 +109,13 @@ class Metrics:
             "cause",
         )
         self.consumer_lag = self._gauge(
-            "consumer_lag", "Records that are in a partition and not yet consumed", "topic", "partition"
+            "consumer_lag", "Offsets of a partition that can be read and are not answered", "topic", "partition"
+        )
+        self.open_transaction_seconds = self._gauge(
+            "open_transaction_seconds",
+            "For how long one sender's open transaction holds a partition, or 0",
+            "topic",
+            "partition",
         )
         self.unpublished = self._gauge(
             "unpublished", "Commands of a partition applied to the store and not yet published", "topic", "partition"
