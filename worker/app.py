@@ -16,7 +16,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from worker.batch import Limits
-from worker.brokers import check_cluster
+from worker.brokers import check_cluster, until_reached
 from worker.careful import careful_reading
 from worker.consumer import CommandConsumer, Parts
 from worker.encoder import Destinations, Encoder
@@ -161,12 +161,8 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     _serve_http(settings, health, metrics, stack)
     stack.push_async_callback(store.close)
     await _open_store(store, settings, health)
-    try:
-        async with asyncio.timeout(settings.start_timeout_s):
-            shapes, consumer = await _wait_for_cluster(settings, options, health, stack)
-            await _check_partitions(settings, shapes, store)
-    except TimeoutError:
-        raise BrokerUnreachableError(f"{settings.kafka_bootstrap_servers} did not answer in time") from None
+    shapes, consumer = await _wait_for_cluster(settings, options, health, stack)
+    await _check_partitions(settings, shapes, store)
     health.set_store_reachable(True)
     smallest = min(shape.max_message_bytes for shape in shapes.values())
     reply_topics = ReplyTopics(shapes.keys(), metrics.replies_ignored_total.inc)
@@ -265,19 +261,21 @@ async def _open_store(store: Store, settings: Settings, health: Health) -> None:
 async def _wait_for_cluster(
     settings: Settings, options: Mapping[str, Any], health: Health, stack: AsyncExitStack
 ) -> tuple[Mapping[str, TopicShape], AIOKafkaConsumer]:
-    told = False
-    while True:
+    async def attempt(deadline_s: float) -> tuple[Mapping[str, TopicShape], AIOKafkaConsumer]:
         health.tick()
+        address, shapes = await check_cluster(settings, deadline_s)
+        # from the broker that has answered: the others may hang
+        consumer = _consumer(settings, {**options, "bootstrap_servers": address})
         try:
-            address, shapes = await check_cluster(settings)
-            # from the broker that has answered: the others may hang
-            consumer = _consumer(settings, {**options, "bootstrap_servers": address})
-            return shapes, await stack.enter_async_context(consumer)
-        except BrokerUnreachableError as error:
-            if not told:
-                log.warning("broker_awaited", reason=str(error), limit_s=settings.start_timeout_s)
-                told = True
-            await asyncio.sleep(_START_RETRY_S)
+            async with asyncio.timeout_at(deadline_s):
+                return shapes, await stack.enter_async_context(consumer)
+        except TimeoutError:
+            raise BrokerUnreachableError(f"{address}: the group's consumer did not start in time") from None
+
+    def tell(error: BrokerUnreachableError) -> None:
+        log.warning("broker_awaited", reason=str(error), limit_s=settings.start_timeout_s)
+
+    return await until_reached(settings, attempt, tell)
 
 
 async def _check_partitions(settings: Settings, shapes: Mapping[str, TopicShape], store: Store) -> None:

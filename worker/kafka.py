@@ -129,15 +129,14 @@ def topic_names(settings: Settings) -> tuple[str, str, str, str]:
 
 
 async def describe_topics(settings: Settings) -> dict[str, TopicShape]:
-    """Give the shapes of the worker's topics; one that does not exist is missing."""
+    """Give the shapes of the worker's topics; one that does not exist is missing. The caller sets the limit of time."""
     admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=_ADMIN_REQUEST_TIMEOUT_MS)
     try:
-        async with asyncio.timeout(settings.start_timeout_s):
-            await admin.start()
-            # all topics, since asking for one by name would create it where the broker allows that
-            known = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
-            names = [name for name in topic_names(settings) if name in known]
-            configs = await _configs(admin, names)
+        await admin.start()
+        # all topics, since asking for one by name would create it where the broker allows that
+        known = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
+        names = [name for name in topic_names(settings) if name in known]
+        configs = await _configs(admin, names)
     finally:
         await admin.close()
     return {name: _shape(known[name], configs.get(name, {})) for name in names}

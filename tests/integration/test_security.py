@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import time
@@ -451,7 +452,24 @@ def test_a_login_that_fails_ends_the_start_with_3_and_its_cause(broker, tmp_path
     assert (line, words in detail) == ("broker", True), detail
     worker = ended(it, 3, within_s=SHORT_START_S + 8)
     assert words in reasons(worker, "broker_awaited")
-    assert reasons(worker, "worker_not_started")
+    assert words in reasons(worker, "worker_not_started")
+
+
+def test_a_login_that_fails_is_told_though_another_address_is_silent(broker, tmp_path, case):
+    words = "SaslAuthenticationFailed"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        how = wrong_password(broker, tmp_path)
+        how["KAFKA_BOOTSTRAP_SERVERS"] += f",127.0.0.1:{silent.getsockname()[1]}"
+        it = case(how, acls=[], START_TIMEOUT_S=str(SHORT_START_S))
+        assert words in it.checked(3)["broker"]
+        worker = ended(it, 3, within_s=SHORT_START_S + 8)
+    assert words in reasons(worker, "worker_not_started")
+
+
+def test_a_login_that_fails_is_told_by_other_commands_too(broker, tmp_path, case):
+    it = case(wrong_password(broker, tmp_path), acls=[], START_TIMEOUT_S=str(SHORT_START_S))
+    asked = run_cli("lag", env=it.env, cwd=it.folder)
+    assert (asked.returncode, "SaslAuthenticationFailed" in clean(asked.stderr)) == (3, True), asked.stderr
 
 
 @pytest.mark.parametrize(

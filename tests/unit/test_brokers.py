@@ -1,8 +1,12 @@
 """Which kinds of brokers give what exactly once needs, by what they say of themselves."""
 
+import asyncio
+
 import pytest
 
-from worker.brokers import Answer
+from worker.brokers import Answer, until_reached
+from worker.kafka import BrokerUnreachableError
+from worker.settings import Settings
 
 FETCH, METADATA, OFFSET_FETCH = 1, 3, 9
 KAFKA_4 = {FETCH: (4, 18), METADATA: (0, 13), OFFSET_FETCH: (1, 10)}
@@ -40,3 +44,46 @@ def test_without_the_requests_that_a_takeover_makes_nothing_goes(versions):
 
     assert answer.is_too_old
     assert "no worker can run" in answer.lacks
+
+
+# Waiting
+
+
+class Attempts:
+    """Attempts that fail one after the other, in the end by the deadline."""
+
+    def __init__(self, *failures: str) -> None:
+        self._failures = list(failures)
+        self.told: list[str] = []
+
+    async def attempt(self, deadline_s: float) -> str:
+        if not self._failures:
+            await asyncio.sleep(max(0, deadline_s - asyncio.get_running_loop().time()))
+            raise BrokerUnreachableError("no answer in time")
+        if failure := self._failures.pop(0):
+            raise BrokerUnreachableError(failure)
+        return "reached"
+
+    async def until_reached(self, timeout_s: float = 1.2) -> str:
+        settings = Settings(start_timeout_s=timeout_s)
+        return await until_reached(settings, self.attempt, lambda error: self.told.append(str(error)))
+
+
+async def test_an_attempt_that_succeeds_ends_the_wait_and_only_the_first_failure_is_told():
+    it = Attempts("refused", "the login failed", "")
+    assert await it.until_reached(5) == "reached"
+    assert it.told == ["refused"]
+
+
+async def test_what_an_attempt_has_said_is_not_hidden_by_one_that_was_cut_short():
+    it = Attempts("refused", "the login failed")
+    with pytest.raises(BrokerUnreachableError, match=r"^the login failed$"):
+        await it.until_reached()
+    assert it.told == ["refused"]
+
+
+async def test_the_last_failure_counts_if_there_is_no_other():
+    it = Attempts()
+    with pytest.raises(BrokerUnreachableError, match=r"^no answer in time$"):
+        await it.until_reached()
+    assert it.told == ["no answer in time"]

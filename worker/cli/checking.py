@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 import typer
 from aiokafka.errors import KafkaError
 
-from worker.brokers import Answer, first_answer
+from worker.brokers import Answer, deadline_of, first_answer, silent_brokers
 from worker.cli.clients import administering
 from worker.cli.configuration import changed_settings, effective_settings
 from worker.cli.endings import perform
@@ -73,7 +73,9 @@ def _variables(environment: Mapping[str, str]) -> Finding:
 async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding]]:
     skipped = [Finding(name, "skipped", "the broker does not answer") for name in _WITHOUT_BROKER]
     try:
-        answer = await first_answer(settings)  # first: it can say why no broker answers
+        deadline_s = deadline_of(settings)
+        answer = await first_answer(settings, deadline_s)  # first: it can say why no broker answers
+        silent = await silent_brokers(settings, answer, deadline_s)
         async with administering(settings) as admin:
             facts = await read_facts(admin, settings)
     except BrokerUnreachableError as error:
@@ -81,7 +83,10 @@ async def _broker(settings: Settings) -> tuple[ClusterFacts | None, list[Finding
     except (KafkaError, OSError) as error:
         words = f"{settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}"
         return None, [bad("broker", words, is_unreachable=True), *skipped]
-    return facts, [good("broker", f"{answer.address} answers"), _version(settings, answer)]
+    answers = good("broker", f"{answer.address} answers")
+    if silent:
+        answers = replace(answers, result="warning", detail="; ".join([answers.detail, *silent]))
+    return facts, [answers, _version(settings, answer)]
 
 
 def _version(settings: Settings, answer: Answer) -> Finding:

@@ -3,18 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import typer
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from worker.brokers import first_answer, read_shapes, until_reached
 from worker.coordination import Coordination
-from worker.kafka import BrokerUnreachableError, TopicShape, TopicsNotReadyError, client_options, describe_topics
+from worker.kafka import BrokerUnreachableError, TopicShape, TopicsNotReadyError, client_options
 from worker.settings import Settings
-
-_RETRY_S: Final = 0.5
 
 Producer = AIOKafkaProducer
 Reader = AIOKafkaConsumer
@@ -26,30 +25,23 @@ async def reach(settings: Settings, *needed: str) -> dict[str, TopicShape]:
 
     Raise BrokerUnreachableError after the start timeout, TopicsNotReadyError if one of the needed topics is missing.
     """
+    servers, limit_s = settings.kafka_bootstrap_servers, settings.start_timeout_s
+
+    def tell(error: BrokerUnreachableError) -> None:
+        typer.echo(f"waiting for at most {limit_s:g} s for {servers}: {error}", err=True)
+
     try:
-        async with asyncio.timeout(settings.start_timeout_s):
-            shapes = await _described(settings)
-    except TimeoutError:
-        raise BrokerUnreachableError(
-            f"{settings.kafka_bootstrap_servers} did not answer within {settings.start_timeout_s:g} s"
-        ) from None
+        shapes = await until_reached(settings, lambda deadline_s: _described(settings, deadline_s), tell)
+    except BrokerUnreachableError as error:
+        raise BrokerUnreachableError(f"{servers} did not answer within {limit_s:g} s: {error}") from error
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise TopicsNotReadyError(f"missing topics: {', '.join(missing)}; `user-task-worker topics create` makes them")
     return shapes
 
 
-async def _described(settings: Settings) -> dict[str, TopicShape]:
-    told = False
-    while True:
-        try:
-            return await describe_topics(settings)
-        except (KafkaError, OSError) as error:
-            if not told:
-                limit = f"for at most {settings.start_timeout_s:g} s"
-                typer.echo(f"waiting {limit} for {settings.kafka_bootstrap_servers}: {error}", err=True)
-                told = True
-            await asyncio.sleep(_RETRY_S)
+async def _described(settings: Settings, deadline_s: float) -> dict[str, TopicShape]:
+    return await read_shapes(settings, await first_answer(settings, deadline_s), deadline_s)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import typer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from worker.brokers import check_cluster
+from worker.brokers import check_cluster, deadline_of
 from worker.cli.clients import administering, reach
 from worker.cli.endings import perform
 from worker.exit_codes import ExitCode
@@ -54,7 +54,7 @@ async def _provision(settings: Settings, plan: Plan, *, as_json: bool) -> ExitCo
     after = await make_topics(settings, plan, before)
     _print(settings, before, after, as_json=as_json)
     _tell_of_other_partitions(settings, plan, before, after)
-    await check_cluster(settings)
+    await check_cluster(settings, deadline_of(settings))
     return ExitCode.DONE
 
 
