@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from ssl import SSLContext, SSLError
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext, SSLError
 from typing import Any, Final
 
 import structlog
@@ -93,29 +93,52 @@ class _TokenFile(AbstractTokenProvider):
 
     async def token(self) -> str:
         """Read the token. Raise OSError, which the client takes for a connection that failed."""
+        about = f"USERTASK_KAFKA_SASL_TOKEN_FILE: {_shown(self._path)}"
         try:
             text = (await asyncio.to_thread(self._path.read_bytes)).decode("ascii").strip()
         except OSError as error:
-            raise OSError(error.errno, f"USERTASK_KAFKA_SASL_TOKEN_FILE cannot be read: {error.strerror}") from None
+            raise OSError(error.errno, f"{about} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             text = ""
         if not text.isprintable() or not text:
-            raise OSError("USERTASK_KAFKA_SASL_TOKEN_FILE has no token")
+            raise OSError(f"{about} has no token")
         return text
 
 
 def _ssl_context(settings: Settings) -> SSLContext:
-    files = {name: getattr(settings, f"kafka_ssl_{name}") for name in ("cafile", "certfile", "keyfile")}
-    for name, path in files.items():
-        try:
-            _ = path and path.read_bytes()
-        except OSError as error:
-            raise SettingsError(f"USERTASK_KAFKA_SSL_{name.upper()} cannot be read: {error.strerror}") from None
+    ca, certificate, key = settings.kafka_ssl_cafile, settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile
+    _check_file("CAFILE", ca, has_certificate=True)
+    _check_file("CERTFILE", certificate, has_certificate=True)
+    _check_file("KEYFILE", key, has_certificate=False)
     try:
         # with an empty password OpenSSL asks nobody for the right one
-        return create_ssl_context(**files, password="")
-    except SSLError as error:
-        raise SettingsError(f"USERTASK_KAFKA_SSL_…: these are no certificates, or not their key: {error}") from None
+        return create_ssl_context(cafile=ca, certfile=certificate, keyfile=key, password="")
+    except SSLError as error:  # the certificates are read: it is about the key
+        if certificate is None or key is None:
+            about = f"USERTASK_KAFKA_SSL_CERTFILE: {certificate} has no key; name it by USERTASK_KAFKA_SSL_KEYFILE"
+        else:
+            about = f"USERTASK_KAFKA_SSL_KEYFILE: {key} is not the key of {certificate}, or is encrypted"
+        raise SettingsError(f"{about}: {error}") from None
+
+
+def _check_file(setting: str, path: Path | None, *, has_certificate: bool) -> None:
+    """Raise SettingsError, with path and reason, for a file that cannot be read or has no certificate."""
+    if path is None:
+        return
+    about = f"USERTASK_KAFKA_SSL_{setting}: {_shown(path)}"
+    try:
+        path.read_bytes()
+        if has_certificate:
+            SSLContext(PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except SSLError as error:  # an OSError, too
+        raise SettingsError(f"{about} has no certificate: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{about} cannot be read: {error.strerror}") from None
+
+
+def _shown(path: Path) -> str:
+    """Return a path as it may be shown: somebody may have put the key or the token itself there."""
+    return str(path) if path.is_absolute() else "what it names"
 
 
 def topic_names(settings: Settings) -> tuple[str, str, str, str]:

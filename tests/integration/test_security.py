@@ -482,8 +482,8 @@ def test_a_login_that_fails_is_told_by_other_commands_too(broker, tmp_path, case
         (another_host, "certificate is not valid for 'localhost'"),
         (no_certificate, CLOSED),
         (no_tls, CLOSED),
-        (no_token, "USERTASK_KAFKA_SASL_TOKEN_FILE has no token"),
-        (no_token_file, "USERTASK_KAFKA_SASL_TOKEN_FILE cannot be read: No such file or directory"),
+        (no_token, "/secret has no token"),
+        (no_token_file, "/absent cannot be read: No such file or directory"),
     ],
 )
 def test_the_cause_is_told_whatever_it_is(broker, tmp_path, case, settings, words):
@@ -520,18 +520,35 @@ def test_a_key_needs_a_certificate(refused):
 @pytest.mark.parametrize("name", ["KAFKA_SSL_CAFILE", "KAFKA_SSL_CERTFILE"])
 def test_a_certificate_that_is_not_there_is_named(refused, tmp_path, name):
     words = refused(KAFKA_SECURITY_PROTOCOL="SSL", **{name: tmp_path / "absent"})
-    assert words == f"USERTASK_{name} cannot be read: No such file or directory"
+    assert words == f"USERTASK_{name}: {tmp_path / 'absent'} cannot be read: No such file or directory"
 
 
-def test_a_key_for_a_ca_is_refused(refused, tmp_path):
-    words = refused(KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CAFILE=certified(tmp_path, "one").key)
-    assert words.startswith("USERTASK_KAFKA_SSL_…: these are no certificates, or not their key")
+@pytest.mark.parametrize("name", ["KAFKA_SSL_CAFILE", "KAFKA_SSL_CERTFILE"])
+def test_a_key_for_a_certificate_is_refused(refused, tmp_path, name):
+    key = certified(tmp_path, "one").key
+    words = refused(KAFKA_SECURITY_PROTOCOL="SSL", **{name: key})
+    assert words.startswith(f"USERTASK_{name}: {key} has no certificate: ")
 
 
 def test_the_key_of_another_certificate_is_refused(refused, tmp_path):
     one, other = certified(tmp_path, "one"), certified(tmp_path, "other")
     words = refused(KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CERTFILE=one.certificate, KAFKA_SSL_KEYFILE=other.key)
-    assert words.startswith("USERTASK_KAFKA_SSL_…: these are no certificates, or not their key")
+    assert words.startswith(f"USERTASK_KAFKA_SSL_KEYFILE: {other.key} is not the key of {one.certificate}, ")
+    assert "KEY_VALUES_MISMATCH" in words
+
+
+def test_a_certificate_without_a_key_is_refused(refused, tmp_path):
+    one = certified(tmp_path, "one")
+    words = refused(KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CERTFILE=one.certificate)
+    assert words.startswith(f"USERTASK_KAFKA_SSL_CERTFILE: {one.certificate} has no key; ")
+    assert "USERTASK_KAFKA_SSL_KEYFILE" in words
+
+
+def test_what_is_no_path_is_not_shown(refused, tmp_path):
+    content = certified(tmp_path, "one").key.read_text()
+    SECRETS.extend(content.splitlines()[1:-1])
+    words = refused(KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CERTFILE=content)
+    assert words.startswith("USERTASK_KAFKA_SSL_CERTFILE: what it names cannot be read: ")
 
 
 def test_nobody_is_asked_for_the_password_of_an_encrypted_key(tmp_path):
@@ -549,7 +566,8 @@ def test_nobody_is_asked_for_the_password_of_an_encrypted_key(tmp_path):
     )
     os.close(terminal)
     os.close(controller)
-    assert (ended.returncode, b"USERTASK_KAFKA_SSL_" in ended.stderr) == (2, True), ended.stderr
+    words = f"USERTASK_KAFKA_SSL_KEYFILE: {locked} is not the key of {pair.certificate}, or is encrypted".encode()
+    assert (ended.returncode, words in ended.stderr) == (2, True), ended.stderr
 
 
 # OAUTHBEARER
