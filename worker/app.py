@@ -36,7 +36,7 @@ from worker.processor import Processor
 from worker.publisher import Publishers
 from worker.reply_topics import ReplyTopics
 from worker.reporting import Reporter
-from worker.retention import prune_for_ever
+from worker.retention import Retention
 from worker.session import SessionLostError
 from worker.settings import Settings, SettingsError
 from worker.stopping import stopped_by_signals, unless_stopped
@@ -178,7 +178,7 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
     watch = Watch(settings.commands_topic, settings.group_id, consumer, store, health, worker.standing)
     for name, forever in (
-        ("prune", prune_for_ever(store, settings.retention_days)),
+        ("prune", Retention(store, settings.retention_days, metrics).run()),
         ("loop-lag", measure_for_ever(metrics.loop_lag_seconds)),
         ("watch", watch.run()),
     ):

@@ -8,37 +8,72 @@ from typing import Final
 import structlog
 
 from worker.stores.port import Store, StoreError
-from worker.telemetry.defects import where
+from worker.telemetry.defects import in_words, where
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.sampling import Rarely
 
 log = structlog.stdlib.get_logger(__name__)
 
 STEP_OUTCOMES: Final = 500
 """Forgotten in one transaction: small, so that no batch has to wait for long."""
 _DAY_MS: Final = 86_400_000
+_DAY_S: Final = 86_400
 _INTERVAL_S: Final = 60
 _STEP_PAUSE_S: Final = 0.05
+_TOLD_S: Final = 3600
 
 
-async def prune_for_ever(store: Store, retention_days: float, *, interval_s: float = _INTERVAL_S) -> None:
-    """Prune from time to time. Nothing that goes wrong here ends it: the next round tries again."""
-    while True:
-        # several workers share a store: they take turns better when they do not march in step
-        await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))  # noqa: S311
-        try:
-            pruned = await prune_once(store, retention_days)
-        except StoreError as error:
-            log.debug("pruning_postponed", reason=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - a defect here must not stop the worker
-            log.error("pruning_failed", error=type(error).__name__, where=where(error))
-        else:
-            log.debug("outcomes_pruned", outcomes=pruned)
+class Retention:
+    """Forgets what is older than the retention, and shows how old the oldest outcome is.
 
+    Args:
+        store: the store, open.
+        retention_days: how long an outcome is kept.
+        metrics: where it is counted.
 
-async def prune_once(store: Store, retention_days: float) -> int:
-    """Forget, step by step, every outcome that is older than the retention. Return how many."""
-    decided_before_ms = time.time_ns() // 1_000_000 - int(retention_days * _DAY_MS)
-    pruned = 0
-    while step := await store.prune(decided_before_ms, STEP_OUTCOMES):
-        pruned += step
-        await asyncio.sleep(_STEP_PAUSE_S)
-    return pruned
+    """
+
+    def __init__(self, store: Store, retention_days: float, metrics: Metrics) -> None:
+        self._store = store
+        self._retention_ms = int(retention_days * _DAY_MS)
+        self._metrics = metrics
+        self._told = Rarely(_TOLD_S)
+        metrics.retention_seconds.set(retention_days * _DAY_S)
+
+    async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
+        """Prune from time to time, until cancelled. Nothing that goes wrong ends it: the next round tries again."""
+        while True:
+            # several workers share a store: they take turns better when they do not march in step
+            await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))  # noqa: S311
+            try:
+                pruned = await self.prune()
+            except StoreError as error:
+                self._failed(error)
+            except Exception as error:  # noqa: BLE001 - a defect here must not stop the worker
+                log.error("pruning_failed", error=type(error).__name__, where=where(error))
+            else:
+                self._told.forget()
+                log.debug("outcomes_pruned", outcomes=pruned)
+
+    async def prune(self) -> int:
+        """Forget, step by step, every outcome that is older than the retention. Return how many."""
+        now_ms = time.time_ns() // 1_000_000
+        self._show_oldest(await self._store.oldest_ms(), now_ms)
+        pruned = 0
+        while step := await self._store.prune(now_ms - self._retention_ms, STEP_OUTCOMES):
+            self._metrics.outcomes_pruned_total.inc(step)
+            pruned += step
+            await asyncio.sleep(_STEP_PAUSE_S)
+        if pruned:
+            self._show_oldest(await self._store.oldest_ms(), now_ms)
+        return pruned
+
+    def _show_oldest(self, oldest_ms: int | None, now_ms: int) -> None:
+        age_ms = 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
+        self._metrics.oldest_outcome_age_seconds.set(age_ms / 1000)
+
+    def _failed(self, error: StoreError) -> None:
+        """Log each cause, and the same one again only after a while."""
+        reason = in_words(error)
+        if self._told.is_due(reason):
+            log.warning("pruning_postponed", reason=reason)

@@ -208,12 +208,16 @@ async def test_workers_with_the_same_command_ids_in_opposite_orders_wait_for_eac
 
 async def deadlocks(url):
     """Count them as the server does; it has heard of all of them once the workers' sessions are over."""
+    await until_all_sessions_are_over(url)
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    return (await execute(url, query))[0][0]
+
+
+async def until_all_sessions_are_over(url):
     deadline = time.monotonic() + DEADLINE_S
     sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-task-worker'"
     while (await execute(url, sessions))[0][0]:
         assert time.monotonic() < deadline
-    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    return (await execute(url, query))[0][0]
 
 
 async def test_workers_that_advance_the_same_partitions_in_opposite_orders_fence_each_other_without_a_deadlock(stores):
@@ -443,3 +447,34 @@ async def test_what_is_looked_up_by_key_is_found_by_an_index(backend, stores):
         plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}"))
         assert "Seq Scan" not in plan
     await connection.close()
+
+
+FILL = """
+INSERT INTO outcomes SELECT (SELECT id FROM partitions), n, NULL, NULL, 'x', 1, 204, 1, ''
+FROM generate_series(0, 9999) n
+"""
+
+
+async def entries_read(url):
+    """Count what was read from the index by which outcomes are pruned."""
+    query = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE indexrelid = 'outcomes_pkey'::regclass"
+    return int((await execute(url, query))[0][0] or 0)
+
+
+async def test_beside_a_long_snapshot_each_step_of_pruning_begins_where_the_last_one_ended(fragile):
+    store = fragile.make()
+    await store.open()
+    await take_over(store, 0)
+    await execute(fragile.url, FILL)
+    await execute(fragile.url, "UPDATE partitions SET published = 10000")
+    async with a_rival(fragile.url) as rival:
+        await rival.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await rival.fetch("SELECT count(*) FROM outcomes")  # as pg_dump has it: what is deleted stays for now
+        for _ in range(50):
+            assert await store.prune(1000, 200) == 200
+            assert await store.oldest_ms() in (1, None)
+        assert await store.prune(1000, 200) == 0
+    await store.close()
+    await until_all_sessions_are_over(fragile.url)
+
+    assert await entries_read(fragile.url) < 10 * 10_000

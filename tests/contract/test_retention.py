@@ -2,12 +2,28 @@
 
 import asyncio
 import time
+from contextlib import asynccontextmanager, suppress
 
 from tests.contract.backends import TOPIC, an_advance, an_outcome, save, take_over
-from worker.retention import STEP_OUTCOMES, prune_for_ever, prune_once
+from worker.retention import STEP_OUTCOMES, Retention
+from worker.telemetry.metrics import Metrics
 
 DAY_MS = 86_400_000
 OUTCOMES = STEP_OUTCOMES + 10
+
+
+@asynccontextmanager
+async def pruned_for_ever(store, metrics=None, rounds=0):
+    """Prune what is older than a day, again and again, at least for so many rounds."""
+    pruning = asyncio.create_task(Retention(store, 1, metrics or Metrics()).run(interval_s=0.01))
+    try:
+        await asyncio.sleep(rounds * 0.1)
+        assert not pruning.done()
+        yield
+    finally:
+        pruning.cancel()
+        with suppress(asyncio.CancelledError):
+            await pruning
 
 
 async def some_outcomes(store, *, published: int):
@@ -29,14 +45,14 @@ async def left(store) -> int:
 async def test_it_forgets_step_by_step_what_is_older_than_the_retention(store):
     await some_outcomes(store, published=OUTCOMES)
 
-    assert await prune_once(store, 1) == OUTCOMES - 1
+    assert await Retention(store, 1, Metrics()).prune() == OUTCOMES - 1
     assert await left(store) == 1
 
 
 async def test_it_forgets_nothing_that_is_not_published(store):
     await some_outcomes(store, published=3)
 
-    assert await prune_once(store, 1) == 3
+    assert await Retention(store, 1, Metrics()).prune() == 3
     assert await left(store) == OUTCOMES - 3
 
 
@@ -44,13 +60,26 @@ async def test_it_goes_on_after_an_outage_of_the_store(backend):
     async with backend.opened() as store:
         await some_outcomes(store, published=OUTCOMES)
         await store.close()
-        pruning = asyncio.create_task(prune_for_ever(store, 1, interval_s=0.01))
-        try:
-            await asyncio.sleep(0.1)  # some rounds against a closed store
-            assert not pruning.done()
+        async with pruned_for_ever(store, rounds=1):  # against a closed store
             await store.open()
             async with asyncio.timeout(30):
                 while await left(store) > 1:  # noqa: ASYNC110 - a database tells nobody
                     await asyncio.sleep(0.02)
-        finally:
-            pruning.cancel()
+
+
+async def test_what_is_forgotten_is_counted_and_the_oldest_outcome_that_is_left_has_an_age(store):
+    metrics = Metrics()
+    await some_outcomes(store, published=3)
+
+    await Retention(store, 1, metrics).prune()
+
+    assert metrics.registry.get_sample_value("usertask_outcomes_pruned_total") == 3
+    assert metrics.registry.get_sample_value("usertask_retention_seconds") == 86_400
+    age_s = metrics.registry.get_sample_value("usertask_oldest_outcome_age_seconds")
+    assert 2 * 86_400 <= age_s < 2 * 86_400 + 600
+
+
+async def test_a_store_without_outcomes_has_no_oldest(store):
+    assert await store.oldest_ms() is None
+    await take_over(store, 0)
+    assert await store.oldest_ms() is None

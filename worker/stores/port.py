@@ -215,3 +215,6 @@ class Store(Protocol):
 
     async def prune(self, decided_before_ms: int, limit: int) -> int:
         """Forget at most `limit` outcomes decided before then, never an unpublished one. Return how many."""
+
+    async def oldest_ms(self) -> int | None:
+        """Return when the oldest outcome was decided, in ms since 1970; None if there is none."""

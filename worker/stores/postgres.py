@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from worker.encoder import OutgoingRecord, pack, unpack
+from worker.encoder import OutgoingRecord, unpack
 from worker.lifecycle import StoredTask
 from worker.stores import postgres_sql as sql
 from worker.stores.port import (
@@ -26,10 +26,12 @@ from worker.stores.port import (
 from worker.stores.postgres_adoption import adopt
 from worker.stores.postgres_connect import Connector, transaction
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY, errors_mapped, is_repeatable, name_of
+from worker.stores.postgres_pruning import OLDEST, PRUNE, Places
 from worker.stores.postgres_schema import DURABLE, check_durability, check_schema, migrate, setup_errors_mapped
 from worker.stores.rows import (
     changed_task_to_row,
     first_from_rows,
+    outcome_to_row,
     partitions_from_rows,
     raise_if_too_much,
     task_from_row,
@@ -62,6 +64,7 @@ class PostgresStore:
         self._begin = ""
         self._acquire_timeout_s = self._timeout_s
         self._pool: Any = None
+        self._places = Places()
 
     async def open(self) -> None:
         if self._pool is not None:
@@ -178,10 +181,18 @@ class PostgresStore:
         return task_from_row(rows[0]) if rows else None
 
     async def prune(self, decided_before_ms: int, limit: int) -> int:
-        async def work(connection: Any) -> int:
-            return _count(await connection.execute(sql.PRUNE, decided_before_ms, limit))
+        async def work(connection: Any) -> list[Any]:
+            rows: list[Any] = await connection.fetch(PRUNE, decided_before_ms, limit, *self._places.columns())
+            return rows
 
-        return await self._transact(work)
+        rows = await self._transact(work)
+        self._places.note((number, place) for number, place, _ in rows)
+        return sum(count for *_, count in rows)
+
+    async def oldest_ms(self) -> int | None:
+        rows = await self._fetch(OLDEST, *self._places.columns())
+        self._places.note((number, place) for number, place, _ in rows)
+        return min((decided_at_ms for *_, decided_at_ms in rows), default=None)
 
     async def _change_each(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         async def work(connection: Any) -> None:
@@ -277,28 +288,9 @@ async def _save_outcomes(connection: Any, ids: Mapping[int, int], outcomes: Sequ
         return
     # in one order for all workers: two batches with the same command ids then wait for each other, but never in a ring
     ordered = sorted(outcomes, key=lambda outcome: outcome.command_key or b"")
-    rows = [_outcome_row(ids, one) for one in ordered]
+    rows = [outcome_to_row(ids[one.partition], one) for one in ordered]
     await connection.copy_records_to_table("outcomes", records=rows, columns=sql.OUTCOME_COLUMNS)
-
-
-def _outcome_row(ids: Mapping[int, int], outcome: Outcome) -> tuple[Any, ...]:
-    return (
-        ids[outcome.partition],
-        outcome.offset,
-        outcome.command_key,
-        outcome.fingerprint,
-        outcome.command_id,
-        outcome.user_task_key,
-        outcome.status,
-        outcome.decided_at_ms,
-        pack(outcome.records),
-    )
 
 
 def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[Sequence[Any]]:
     return list(zip(*rows, strict=True)) if rows else [()] * count
-
-
-def _count(tag: str) -> int:
-    """Read the figure at the end of a command tag such as `DELETE 3`."""
-    return int(tag.rpartition(" ")[2])

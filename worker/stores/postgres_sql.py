@@ -122,20 +122,3 @@ WHERE partition_id = (SELECT id FROM partitions WHERE topic = $1 AND partition =
   AND "offset" >= $3 AND "offset" < $4
 ORDER BY "offset" LIMIT $5
 """
-
-# Looks at the oldest outcomes of each partition only, and at one where even that is too young: a search through all
-# of them, again and again for nothing, would be the worker's heaviest query.
-PRUNE: Final = """
-DELETE FROM outcomes o USING (
-    SELECT old.partition_id, old."offset" FROM partitions p
-    JOIN LATERAL (
-        SELECT decided_at_ms FROM outcomes WHERE partition_id = p.id ORDER BY "offset" LIMIT 1
-    ) first ON first.decided_at_ms < $1
-    CROSS JOIN LATERAL (
-        SELECT partition_id, "offset", decided_at_ms FROM outcomes
-        WHERE partition_id = p.id AND "offset" < p.published ORDER BY "offset" LIMIT $2
-    ) old
-    WHERE old.decided_at_ms < $1 LIMIT $2
-) due
-WHERE o.partition_id = due.partition_id AND o."offset" = due."offset"
-"""

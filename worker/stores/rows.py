@@ -6,12 +6,13 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from schemas.user_task import UserTaskState
-from worker.encoder import unpack
+from worker.encoder import pack, unpack
 from worker.lifecycle import StoredTask
 from worker.stores.port import (
     REPEATED_BYTES_MAX,
     Adoption,
     First,
+    Outcome,
     PartitionRow,
     StoreFencedError,
     TooMuchRepeatedError,
@@ -78,6 +79,21 @@ def task_from_row(row: Sequence[Any]) -> StoredTask:
         variables=from_json(variables),
         created_at_ms=created_at_ms,
         ended_at_ms=ended_at_ms,
+    )
+
+
+def outcome_to_row(partition_id: int, outcome: Outcome) -> tuple[Any, ...]:
+    """Give the columns of an outcome in the order of the table's, its own id left out."""
+    return (
+        partition_id,
+        outcome.offset,
+        outcome.command_key,
+        outcome.fingerprint,
+        outcome.command_id,
+        outcome.user_task_key,
+        outcome.status,
+        outcome.decided_at_ms,
+        pack(outcome.records),
     )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, ParamSpec, TypeVar
 
-from worker.encoder import OutgoingRecord, pack, unpack
+from worker.encoder import OutgoingRecord, unpack
 from worker.lifecycle import StoredTask
 from worker.stores import sqlite_sql as sql
 from worker.stores.migrations import migrations
@@ -29,6 +29,7 @@ from worker.stores.port import (
 from worker.stores.rows import (
     changed_task_to_row,
     first_from_rows,
+    outcome_to_row,
     partitions_from_rows,
     raise_if_too_much,
     task_from_row,
@@ -124,6 +125,11 @@ class SqliteStore:
 
     async def prune(self, decided_before_ms: int, limit: int) -> int:
         return await self._run(self._file.prune, decided_before_ms, limit)
+
+    async def oldest_ms(self) -> int | None:
+        [(decided_at_ms,)] = await self._run(self._file.query, sql.OLDEST)
+        oldest: int | None = decided_at_ms
+        return oldest
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:
@@ -288,23 +294,8 @@ def _save(connection: sqlite3.Connection, ids: Mapping[int, int], snapshot: Snap
     changed = [changed_task_to_row(task) for key, task in changes.tasks.items() if key in snapshot.tasks]
     connection.executemany(sql.INSERT_TASK, new)
     connection.executemany(sql.UPDATE_TASK, changed)
-    connection.executemany(
-        sql.SAVE_OUTCOME,
-        (
-            (
-                ids[outcome.partition],
-                outcome.offset,
-                outcome.command_key,
-                outcome.fingerprint,
-                outcome.command_id,
-                outcome.user_task_key,
-                outcome.status,
-                outcome.decided_at_ms,
-                pack(outcome.records),
-            )
-            for outcome in changes.outcomes
-        ),
-    )
+    outcomes = (outcome_to_row(ids[outcome.partition], outcome) for outcome in changes.outcomes)
+    connection.executemany(sql.SAVE_OUTCOME, outcomes)
 
 
 @contextmanager

@@ -45,3 +45,7 @@ PRUNE: Final = (
     "DELETE FROM outcomes WHERE id IN (SELECT id FROM (SELECT id, decided_at_ms FROM outcomes"
     ' WHERE partition_id = ? AND "offset" < ? ORDER BY "offset" LIMIT ?) WHERE decided_at_ms < ?)'
 )
+OLDEST: Final = (
+    "SELECT min((SELECT decided_at_ms FROM outcomes WHERE partition_id = p.id"
+    ' ORDER BY "offset" LIMIT 1)) FROM partitions p'
+)

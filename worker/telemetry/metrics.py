@@ -58,6 +58,7 @@ class Metrics:
         self._count_commands()
         self._count_misfortunes()
         self._gauge_progress()
+        self._show_retention()
         self._measure_batches(max_batch_records)
         self._measure_as_opentelemetry_does()
         self._tell_build()
@@ -123,6 +124,13 @@ class Metrics:
         self.last_published_timestamp_seconds = self._gauge(
             "last_published_timestamp_seconds", "Unix time of the last batch published, 0 before the first"
         )
+
+    def _show_retention(self) -> None:
+        self.outcomes_pruned_total = self._counter("outcomes_pruned_total", "Outcomes forgotten by this worker")
+        self.oldest_outcome_age_seconds = self._gauge(
+            "oldest_outcome_age_seconds", "Age of the oldest outcome in the store, 0 if there is none"
+        )
+        self.retention_seconds = self._gauge("retention_seconds", "How long an outcome is kept, as it is set")
 
     def _measure_batches(self, max_batch_records: int) -> None:
         self.command_latency_seconds = Latencies(

@@ -42,3 +42,31 @@ class Allowance:
             return 0
         withheld, self._withheld = self._withheld, 0
         return withheld
+
+
+class Rarely:
+    """The same line once in a while.
+
+    Args:
+        interval_s: for how many seconds a line is not repeated.
+        clock: seconds that never go back.
+
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def is_due(self, line: str) -> bool:
+        """Return whether the line is to be written now; if so, it is not for the interval."""
+        now = self._clock()
+        if now < self._until.get(line, 0):
+            return False
+        self._until = {known: until for known, until in self._until.items() if until > now}
+        self._until[line] = now + self._interval_s
+        return True
+
+    def forget(self) -> None:
+        """Have every line written again: what it told of has passed."""
+        self._until.clear()
