@@ -175,10 +175,10 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
         lambda cause: metrics.failed_transactions_total.labels(cause).inc(),
     )
     stack.push_async_callback(publishers.close)
-    worker = CommandConsumer(_parts(settings, shapes, store, consumer, publishers, health, metrics))
+    worker = CommandConsumer(parts := _parts(settings, shapes, store, consumer, publishers, health, metrics))
     watch = Watch(settings.commands_topic, settings.group_id, consumer, store, health, worker.standing)
     for name, forever in (
-        ("prune", Retention(store, settings.retention_days, metrics).run()),
+        ("prune", Retention(store, settings.retention_days, metrics, parts.reporter.clocks).run()),
         ("loop-lag", measure_for_ever(metrics.loop_lag_seconds)),
         ("watch", watch.run()),
     ):

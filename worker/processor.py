@@ -12,7 +12,15 @@ from worker.decoder import Received
 from worker.encoder import Encoder
 from worker.reporting import Reporter
 from worker.session import Decided, Session
-from worker.stores.port import Advance, Changes, Store, StoreRefusedError, StoreUnavailableError, TooMuchRepeatedError
+from worker.stores.port import (
+    Advance,
+    Changes,
+    Snapshot,
+    Store,
+    StoreRefusedError,
+    StoreUnavailableError,
+    TooMuchRepeatedError,
+)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -75,6 +83,15 @@ class Processor:
 
     async def _apply_in_one_transaction(self, session: Session, commands: Sequence[Decoded]) -> list[Decided]:
         batch = Batch(commands, self._encoder, self._limits)
+        behind_ms = self._reporter.clocks.behind_store_ms()
+
+        def decide(snapshot: Snapshot) -> Changes:
+            changes = batch.decide(snapshot, time.time_ns() // 1_000_000)
+            if behind_ms:  # or other workers would take them for old, and forget their ids
+                for outcome in changes.outcomes:
+                    outcome.decided_at_ms += behind_ms
+            return changes
+
         advances = _advances(session, commands)
         started_s = time.monotonic()
         with self._reporter.tracing.processing(commands) as processing:
@@ -83,7 +100,7 @@ class Processor:
                 advances,
                 batch.task_keys,
                 batch.command_keys,
-                lambda snapshot: batch.decide(snapshot, time.time_ns() // 1_000_000),
+                decide,
                 batch.asking_keys,
             )
             processing.outcomes = changes.outcomes

@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from schemas.problem import DAMAGED_BATCH, DEAD_LETTERED
 from worker.batch import Report
 from worker.blocked import Blocked
+from worker.clocks import Clocks
 from worker.decoder import Received
 from worker.encoder import Reply
 from worker.lifecycle import Refusal
@@ -41,6 +42,7 @@ class Reporter:
 
     def __init__(self, topic: str, group_id: str, metrics: Metrics, health: Health, tracing: Tracing) -> None:
         self.tracing = tracing
+        self.clocks = Clocks()
         self._topic = topic
         self._metrics = metrics
         self._health = health
@@ -95,6 +97,7 @@ class Reporter:
         for topic, number in topics.items():
             self._metrics.messaging_client_sent_messages_total.labels("kafka", "send", topic).inc(number)
         self._metrics.last_published_timestamp_seconds.set(now_s)
+        self.clocks.commands_said(decided.timestamps_ms)
         self._metrics.command_latency_seconds.observe(decided.timestamps_ms, now_s * 1000)
         self._count_in_progress(max(0, self._in_progress - len(decided.timestamps_ms)))
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
+from worker.clocks import Clocks
 from worker.stores.port import Store, StoreError
 from worker.telemetry.defects import in_words, where
 from worker.telemetry.metrics import Metrics
@@ -30,11 +31,13 @@ class Retention:
         store: the store, open.
         retention_days: how long an outcome is kept.
         metrics: where it is counted.
+        clocks: which time it is. Nothing is forgotten before it is old by both of them.
 
     """
 
-    def __init__(self, store: Store, retention_days: float, metrics: Metrics) -> None:
+    def __init__(self, store: Store, retention_days: float, metrics: Metrics, clocks: Clocks) -> None:
         self._store = store
+        self._clocks = clocks
         self._retention_ms = int(retention_days * _DAY_MS)
         self._metrics = metrics
         self._told = Rarely(_TOLD_S)
@@ -42,38 +45,46 @@ class Retention:
 
     async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
         """Prune from time to time, until cancelled. Nothing that goes wrong ends it: the next round tries again."""
+        await self._try(self.look)  # a clock that is wrong is told at once
         while True:
             # several workers share a store: they take turns better when they do not march in step
             await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                pruned = await self.prune()
-            except StoreError as error:
-                self._failed(error)
-            except Exception as error:  # noqa: BLE001 - a defect here must not stop the worker
-                log.error("pruning_failed", error=type(error).__name__, where=where(error))
-            else:
-                self._told.forget()
-                log.debug("outcomes_pruned", outcomes=pruned)
+            await self._try(self.prune)
+
+    async def look(self) -> int | None:
+        """Compare the clocks, and show the age of the oldest outcome. Return what has come by both clocks, in ms."""
+        self._clocks.store_said(await self._store.clock_ms())
+        times = self._clocks.times()
+        if times is not None:
+            self._metrics.clock_ahead_seconds.set(times.ahead_ms / 1000 if times.differ else 0)
+            if times.differ and self._told.is_due(times.other_is):
+                log.warning("clocks_differ", reason=str(times), ahead_s=times.ahead_ms // 1000)
+        now_ms = self._clocks.wall_ms() if times is None else times.earlier_ms
+        oldest_ms = await self._store.oldest_ms()
+        age_ms = 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
+        self._metrics.oldest_outcome_age_seconds.set(age_ms / 1000)
+        return None if times is None else now_ms
 
     async def prune(self) -> int:
         """Forget, step by step, every outcome that is older than the retention. Return how many."""
-        now_ms = time.time_ns() // 1_000_000
-        self._show_oldest(await self._store.oldest_ms(), now_ms)
+        now_ms = await self.look()
         pruned = 0
-        while step := await self._store.prune(now_ms - self._retention_ms, STEP_OUTCOMES):
+        while now_ms is not None and (step := await self._store.prune(now_ms - self._retention_ms, STEP_OUTCOMES)):
             self._metrics.outcomes_pruned_total.inc(step)
             pruned += step
             await asyncio.sleep(_STEP_PAUSE_S)
         if pruned:
-            self._show_oldest(await self._store.oldest_ms(), now_ms)
+            await self.look()
+            log.debug("outcomes_pruned", outcomes=pruned)
         return pruned
 
-    def _show_oldest(self, oldest_ms: int | None, now_ms: int) -> None:
-        age_ms = 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
-        self._metrics.oldest_outcome_age_seconds.set(age_ms / 1000)
-
-    def _failed(self, error: StoreError) -> None:
-        """Log each cause, and the same one again only after a while."""
-        reason = in_words(error)
-        if self._told.is_due(reason):
-            log.warning("pruning_postponed", reason=reason)
+    async def _try(self, work: Callable[[], Awaitable[int | None]]) -> None:
+        """Do the work. Each cause of a failure is logged, and the same one again only after a while."""
+        try:
+            await work()
+        except StoreError as error:
+            reason = in_words(error)
+            if self._told.is_due(reason):
+                log.warning("pruning_postponed", reason=reason)
+        except Exception as error:  # noqa: BLE001 - a defect here must not stop the worker
+            log.error("pruning_failed", error=type(error).__name__, where=where(error))

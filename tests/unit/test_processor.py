@@ -1,5 +1,7 @@
 """Batches that go through the store in parts."""
 
+import time
+
 import pytest
 
 from tests.unit.records import DESTINATIONS, LIMITS, ARecord, a_command
@@ -84,3 +86,16 @@ async def test_after_an_outage_batches_grow_while_they_are_taken(tmp_path):
 
     assert store.taken == [1, 2, 4, 8, 16, 32]
     await store.close()
+
+
+async def test_what_a_clock_behind_the_stores_has_decided_counts_as_decided_by_the_stores_clock(store):
+    reporter = Reporter("commands", "group", Metrics(), Health(), Tracing("commands", "group"))
+    processor, queue = Processor("commands", store, Encoder(DESTINATIONS), LIMITS, reporter), Queue()
+    now_ms = time.time_ns() // 1_000_000
+    reporter.clocks.store_said(now_ms + 8 * 86_400_000)
+
+    await processor.process(queue, decode_all([a_command("create", {"userTaskKey": "1"}, "id", 0)]))
+
+    assert await store.oldest_ms() == pytest.approx(now_ms + 8 * 86_400_000, abs=60_000)
+    [(_, decided)] = queue.submitted
+    assert decided.records[0].timestamp_ms == pytest.approx(now_ms, abs=60_000)

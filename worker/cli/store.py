@@ -98,13 +98,27 @@ async def _prune_all(store: "Store", older_than_days: float) -> int:
     """Go in steps: one long transaction would hold up the workers."""
     from worker.cli.tables import progressing  # noqa: PLC0415 - kept out of --help
 
-    decided_before_ms = time.time_ns() // 1_000_000 - int(older_than_days * _MS_PER_DAY)
+    decided_before_ms = await _now_ms(store) - int(older_than_days * _MS_PER_DAY)
     total = 0
     with progressing("forgetting", total=None) as advance:
         while count := await store.prune(decided_before_ms, _PRUNE_STEP):
             total += count
             advance(count)
     return total
+
+
+async def _now_ms(store: "Store") -> int:
+    """Return what has come by this machine's clock, and by the store's if it has one."""
+    from worker.clocks import Clocks  # noqa: PLC0415 - kept out of --help
+
+    clocks = Clocks()
+    clocks.store_said(await store.clock_ms())
+    times = clocks.times()
+    if times is None:
+        return clocks.wall_ms()
+    if times.differ:
+        typer.echo(f"{times}: nothing is forgotten that is not old by both", err=True)
+    return times.earlier_ms
 
 
 async def within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

@@ -218,3 +218,6 @@ class Store(Protocol):
 
     async def oldest_ms(self) -> int | None:
         """Return when the oldest outcome was decided, in ms since 1970; None if there is none."""
+
+    async def clock_ms(self) -> int | None:
+        """Return the time by the store's own clock, in ms since 1970; None if it has only this machine's."""

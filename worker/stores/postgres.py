@@ -194,6 +194,10 @@ class PostgresStore:
         self._places.note((number, place) for number, place, _ in rows)
         return min((decided_at_ms for *_, decided_at_ms in rows), default=None)
 
+    async def clock_ms(self) -> int | None:
+        [(now_ms,)] = await self._fetch(sql.CLOCK)
+        return int(now_ms)
+
     async def _change_each(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         async def work(connection: Any) -> None:
             await connection.executemany(statement, rows)

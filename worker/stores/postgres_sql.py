@@ -122,3 +122,5 @@ WHERE partition_id = (SELECT id FROM partitions WHERE topic = $1 AND partition =
   AND "offset" >= $3 AND "offset" < $4
 ORDER BY "offset" LIMIT $5
 """
+
+CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"

@@ -131,6 +131,9 @@ class SqliteStore:
         oldest: int | None = decided_at_ms
         return oldest
 
+    async def clock_ms(self) -> int | None:
+        return None
+
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:
             raise StoreUnavailableError("the SQLite store is not open")

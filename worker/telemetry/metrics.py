@@ -130,6 +130,9 @@ class Metrics:
         self.oldest_outcome_age_seconds = self._gauge(
             "oldest_outcome_age_seconds", "Age of the oldest outcome in the store, 0 if there is none"
         )
+        self.clock_ahead_seconds = self._gauge(
+            "clock_ahead_seconds", "By how much this machine's clock is ahead of the store's, 0 if no more than usual"
+        )
         self.retention_seconds = self._gauge("retention_seconds", "How long an outcome is kept, as it is set")
 
     def _measure_batches(self, max_batch_records: int) -> None:

@@ -66,7 +66,3 @@ class Rarely:
         self._until = {known: until for known, until in self._until.items() if until > now}
         self._until[line] = now + self._interval_s
         return True
-
-    def forget(self) -> None:
-        """Have every line written again: what it told of has passed."""
-        self._until.clear()
