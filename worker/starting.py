@@ -101,7 +101,8 @@ _REASONS: Final = {
     " Kafka has lost records, for instance by an unclean leader election. What comes in their place would be taken for"
     " them. Restore the partition, or read it anew with `user-task-worker store adopt-topic`.",
     "store_behind": "the group has committed offset {committed}, but the store has applied only up to {applied}: it"
-    " was restored from a backup, or is not this group's store. Restore a newer backup, or use the right store.",
+    " was restored from a backup, or is not this group's store. Restore a newer backup, use the right store, or have"
+    " all since the backup decided and published again by `user-task-worker store realign`.",
     "offset_reset": "the group's offset is {committed}, but everything up to {published} is published: Kafka lost"
     " offsets, or somebody reset the group. Set the group's offset to {published}.",
 }

@@ -1,6 +1,5 @@
 """Lets the store go on with another topic of the same name, which only a person can decide."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,13 +8,11 @@ from uuid import uuid4
 import typer
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from worker.cli.clients import coordinating, reach
 from worker.cli.endings import perform
-from worker.cli.store import make_store, within
-from worker.cli.tables import for_people, print_table
+from worker.cli.whole_topic import print_partitions, whole_topic
 from worker.coordination import Coordination
 from worker.exit_codes import ExitCode
-from worker.kafka import BrokerUnreachableError, client_options
+from worker.kafka import client_options
 from worker.settings import Settings
 from worker.stores.port import Adoption, PartitionRow, Store
 from worker.survey import Survey
@@ -47,30 +44,20 @@ def adopt(wish: Wish) -> ExitCode:
 
 
 async def _adopt(settings: Settings, wish: Wish) -> ExitCode:
-    topic = settings.commands_topic
-    shape = (await reach(settings, topic))[topic]
-    store = make_store(settings)
-    try:
-        await within(settings.start_timeout_s, store.open)
-        async with coordinating(settings) as coordination:
-            return await _adopt_with(settings, wish, store, coordination, range(shape.partitions))
-    finally:
-        await store.close()
+    async with whole_topic(settings) as it:
+        return await _adopt_with(settings, wish, it.store, it.coordination, it.survey, it.partitions)
 
 
 async def _adopt_with(
-    settings: Settings, wish: Wish, store: Store, coordination: Coordination, partitions: range
+    settings: Settings, wish: Wish, store: Store, coordination: Coordination, survey: Survey, partitions: range
 ) -> ExitCode:
     topic = settings.commands_topic
-    survey = await coordination.survey(topic, partitions)
-    if missing := sorted(set(partitions) - survey.extents.keys()):
-        raise BrokerUnreachableError(f"partitions without a leader that answers: {missing}")
     rows = await store.partitions(topic, range(_PARTITIONS_MAX))
     rows = {partition: row for partition, row in rows.items() if is_to_be_adopted(partition, row, survey)}
     committed = await _committed(settings, wish, coordination, rows, partitions)
     starts = {partition: start_of(partition, rows[partition], survey, committed, wish) for partition in sorted(rows)}
     lines = [_line(number, rows[number], start, committed, survey) for number, start in starts.items()]
-    _print(lines, as_json=wish.as_json)
+    print_partitions(_COLUMNS, lines, as_json=wish.as_json)
     if not lines:
         typer.echo(f"nothing to adopt: what the store has applied is of this {topic}", err=True)
     if any(line["unpublished"] for line in lines) and not wish.abandon_unpublished:
@@ -142,11 +129,3 @@ def _line(partition: int, row: PartitionRow, start: int | None, committed: Commi
         "start": start,
         "unpublished": max(0, (row.applied or 0) - published),
     }
-
-
-def _print(lines: list[dict[str, Any]], *, as_json: bool) -> None:
-    if for_people(as_json=as_json):
-        print_table(_COLUMNS, [list(line.values()) for line in lines])
-        return
-    for line in lines:
-        typer.echo(json.dumps(line))

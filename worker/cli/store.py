@@ -59,6 +59,20 @@ def adopt_topic(
     raise typer.Exit(adopt(wish))
 
 
+@app.command()
+def realign(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each partition.")] = False,
+) -> None:
+    """Set the group's offsets back to where a store from an older backup stands.
+
+    What was decided since the backup is decided again, and its outcomes are published again.
+    """
+    from worker.cli.realigning import realign  # noqa: PLC0415 - kept out of --help
+
+    raise typer.Exit(realign(dry_run=dry_run, as_json=as_json))
+
+
 def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:
     """Do the work, print what it says, and end with one of the contract's codes."""
     from worker.exit_codes import ExitCode  # noqa: PLC0415 - kept out of --help
