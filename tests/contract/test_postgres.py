@@ -280,12 +280,30 @@ async def test_a_server_that_became_a_standby_is_looked_for_anew(fragile, server
             server.url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'user-task-worker'",
         )
-        await until_it_works(store.ping)
-        with pytest.raises(StoreUnavailableError, match="25006"):
-            await save(store, [an_advance(0, 1)])
+        await until_it_works(lambda: store.task(1))
+        for ask in (store.ping, lambda: save(store, [an_advance(0, 1)])):
+            with pytest.raises(StoreUnavailableError, match=r"25006: the server takes no writes"):
+                await ask()
         await execute(server.url, "ALTER ROLE usertask RESET ALL")
 
         await until_it_works(lambda: save(store, [an_advance(0, 1)]))
+
+
+async def test_an_idle_store_notices_that_its_server_takes_no_writes_any_more(fragile, server):
+    async with fragile.opened() as store:
+        await store.ping()
+        await execute(server.url, "ALTER SYSTEM SET default_transaction_read_only = on")
+        await execute(server.url, "SELECT pg_reload_conf()")
+        try:
+            deadline = time.monotonic() + DEADLINE_S
+            with pytest.raises(StoreUnavailableError, match=r"25006: the server takes no writes"):  # noqa: PT012
+                while time.monotonic() < deadline:
+                    await store.ping()
+        finally:
+            await execute(server.url, "ALTER SYSTEM RESET ALL")
+            await execute(server.url, "SELECT pg_reload_conf()")
+        await until_it_works(store.ping)
+        await take_over(store, 0)
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate"])

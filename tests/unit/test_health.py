@@ -151,7 +151,7 @@ def test_the_probes_answer_ok_in_plain_text(server: HealthServer, health: Health
 def test_a_failing_probe_answers_503_and_lists_what_fails(server: HealthServer, health: Health) -> None:
     make_ready(health)
     health.set_store_reachable(False)
-    assert fetch(server, "/readyz")[:2] == (503, b"store_reachable: the store does not answer\n")
+    assert fetch(server, "/readyz")[:2] == (503, b"store_reachable: the store does not answer, or takes no writes\n")
 
 
 def test_a_stalled_loop_gets_its_red_answer(server: HealthServer, clock: Clock) -> None:

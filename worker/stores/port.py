@@ -151,7 +151,7 @@ class Store(Protocol):
         """Disconnect. Never raises; may be called twice."""
 
     async def ping(self) -> None:
-        """Return if the store answers."""
+        """Return if the store answers and takes writes."""
 
     async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
         """Read the rows of these partitions; one that was never taken over is missing."""

@@ -103,7 +103,8 @@ class PostgresStore:
     async def ping(self) -> None:
         with errors_mapped():
             async with self._connection() as connection:
-                await connection.execute("SELECT 1")
+                if await connection.execute(sql.TAKES_WRITES) != "SELECT 1":
+                    raise READ_ONLY
 
     async def partitions(self, topic: str, partitions: Collection[int]) -> Mapping[int, PartitionRow]:
         rows = await self._fetch(sql.PARTITIONS, topic, list(partitions))

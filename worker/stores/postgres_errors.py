@@ -29,6 +29,7 @@ _MEANINGS: Final[dict[type[Exception], str]] = {
     socket.gaierror: "the host's name does not resolve",
     asyncpg.TargetServerAttributeNotMatched: "no host is what target_session_attrs asks for",
     asyncpg.LockNotAvailableError: "somebody keeps a lock",
+    READ_ONLY: "the server takes no writes: it is a standby, or default_transaction_read_only is on",
     asyncpg.InsufficientPrivilegeError: "the user lacks a right, see docs/operating.md, Rights in PostgreSQL",
 }
 

@@ -124,3 +124,7 @@ ORDER BY "offset" LIMIT $5
 """
 
 CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+# One row, if the server takes writes. Simple, since a ping runs in no transaction: a pooler may change the session
+# between the two halves of a prepared statement.
+TAKES_WRITES: Final = "SELECT 1 WHERE NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
