@@ -107,6 +107,37 @@ def test_the_latencies_of_a_batch_are_measured_at_once(metrics: Metrics) -> None
     assert "_sum 2000.09" in lines
 
 
+@pytest.mark.parametrize(
+    ("timestamp_ms", "reason"),
+    [(-1, "none"), (0, "old"), (86_400_000, "old"), (1_700_000_060_000, "ahead"), (2**63 - 1, "ahead")],
+)
+def test_a_timestamp_that_says_nothing_of_a_latency_is_left_out_and_counted(
+    metrics: Metrics, timestamp_ms: int, reason: str
+) -> None:
+    now_ms = 1_700_000_000_000.0
+    metrics.command_latency_seconds.observe([timestamp_ms, int(now_ms) - 40, timestamp_ms], now_ms)
+    lines = exposition(metrics)
+    assert "usertask_command_latency_seconds_count 1.0" in lines
+    assert "usertask_command_latency_seconds_sum 0.04" in lines
+    assert 'usertask_command_latency_seconds_bucket{le="0.005"} 0.0' in lines
+    counted = {"none": 0.0, "old": 0.0, "ahead": 0.0} | {reason: 2.0}
+    for name, number in counted.items():
+        assert f'usertask_latency_unmeasured_total{{reason="{name}"}} {number}' in lines
+
+
+def test_a_machine_that_is_in_1970_itself_measures_what_it_can(metrics: Metrics) -> None:
+    metrics.command_latency_seconds.observe([-1, 0, 5000, 1_700_000_000_000], 10_000.0)
+    lines = exposition(metrics)
+    assert "usertask_command_latency_seconds_sum 15.0" in lines
+    assert 'usertask_latency_unmeasured_total{reason="none"} 1.0' in lines
+
+
+def test_a_latency_of_a_month_is_one(metrics: Metrics) -> None:
+    now_ms = 1_700_000_000_000.0
+    metrics.command_latency_seconds.observe([int(now_ms) - 30 * 86_400_000], now_ms)
+    assert "usertask_command_latency_seconds_sum 2.592e+06" in exposition(metrics)
+
+
 def test_they_are_what_the_client_librarys_histogram_would_show(metrics: Metrics) -> None:
     now_ms = 1_700_000_000_000.0
     timestamps = [int(now_ms) - (index * index) % 70_000 for index in range(500)]

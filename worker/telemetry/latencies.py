@@ -3,11 +3,18 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from threading import Lock
+from typing import Final
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+_OLDEST_MS: Final = 30 * 86_400_000
+"""Longer than a command waits: a timestamp of 1970 alone would make a sum of fifty years."""
+_AHEAD_MAX_MS: Final = 60_000
+LEFT_OUT: Final = ("none", "old", "ahead")
+"""Why a timestamp says nothing of a latency: there is none, or it is older or further ahead than the bounds above."""
 
 
 class Latencies(Collector):
@@ -18,10 +25,14 @@ class Latencies(Collector):
         help_text: what it means, in a sentence.
         buckets_s: upper bounds in seconds, ascending, without infinity.
         registry: where it is exposed.
+        left_out: counts the commands that are not measured, by why.
 
     """
 
-    def __init__(self, name: str, help_text: str, buckets_s: Sequence[float], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, help_text: str, buckets_s: Sequence[float], registry: CollectorRegistry, left_out: Counter
+    ) -> None:
+        self._left_out = left_out
         self._name = name
         self._help_text = help_text
         self._buckets_s = tuple(buckets_s)
@@ -31,12 +42,11 @@ class Latencies(Collector):
         registry.register(self)
 
     def observe(self, timestamps_ms: Sequence[int], now_ms: float) -> None:
-        """Measure from each of these instants until now. One that lies ahead, by a sender's clock, counts as now.
+        """Measure from each of these instants until now. One that lies a little ahead, by a sender's clock, is now.
 
-        A negative one stands for a record without timestamp, and is left out.
+        A negative one stands for a record without timestamp. What cannot be a latency is left out, and counted.
         """
-        ascending = sorted(timestamps_ms)  # nearly so already, and then cheap
-        del ascending[: bisect_left(ascending, 0)]
+        ascending = self._plausible(sorted(timestamps_ms), now_ms)  # nearly sorted already, and then cheap
         total = len(ascending)
         past = bisect_left(ascending, now_ms)
         with self._lock:
@@ -44,6 +54,15 @@ class Latencies(Collector):
                 self._below[index] += total - bisect_left(ascending, now_ms - bound_s * 1000)
             self._below[-1] += total
             self._sum_s += (past * now_ms - sum(ascending[:past])) / 1000
+
+    def _plausible(self, ascending: list[int], now_ms: float) -> list[int]:
+        none = bisect_left(ascending, 0)
+        old = bisect_left(ascending, max(0, now_ms - _OLDEST_MS))
+        end = bisect_left(ascending, now_ms + _AHEAD_MAX_MS)
+        for reason, number in zip(LEFT_OUT, (none, old - none, len(ascending) - end), strict=True):
+            if number:
+                self._left_out.labels(reason).inc(number)
+        return ascending[old:end]
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Give the histogram as it stands."""

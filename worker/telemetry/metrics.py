@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from schemas.problem import DEAD_LETTERED, PROBLEMS, Problem
 from schemas.user_task import UserTaskState
-from worker.telemetry.latencies import Latencies
+from worker.telemetry.latencies import LEFT_OUT, Latencies
 from worker.telemetry.logs import lines_dropped
 from worker.version import worker_version
 
@@ -136,11 +136,17 @@ class Metrics:
         self.retention_seconds = self._gauge("retention_seconds", "How long an outcome is kept, as it is set")
 
     def _measure_batches(self, max_batch_records: int) -> None:
+        self.latency_unmeasured_total = self._counter(
+            "latency_unmeasured_total",
+            "Commands left out of the latency, by what is wrong with their timestamp",
+            "reason",
+        )
         self.command_latency_seconds = Latencies(
             "usertask_command_latency_seconds",
             "From a command's record timestamp to its outcome committed",
             _LATENCY_BUCKETS_S,
             self.registry,
+            self.latency_unmeasured_total,
         )
         self.batch_records = self._histogram("batch_records", "Records in a batch", _batch_buckets(max_batch_records))
         self.loop_lag_seconds = self._histogram(
@@ -191,6 +197,7 @@ class Metrics:
             (self.retries_total, _OUTAGES),
             (self.failed_transactions_total, _USUAL_FAILURES),
             (self.consumer_paused, PAUSE_REASONS),
+            (self.latency_unmeasured_total, LEFT_OUT),
         ):
             for value in values:
                 metric.labels(str(value))
