@@ -35,6 +35,7 @@ from tests.integration.harness import (
 )
 from tests.integration.terminal import on_a_terminal
 from tests.integration.test_cli import commands_in
+from worker.cli.redriving import OVERTAKEN
 
 NOWHERE = Topics("no.commands", "no.events", "no.rejections", "no.commands.dlq")
 SECRET = "s3cr3t-of-a-customer"
@@ -236,6 +237,21 @@ def test_a_command_without_an_id_is_redriven_and_again_changes_nothing(ward):
     assert ward.wire.rejections_of(first) == ward.wire.rejections_of(second) == []
 
 
+def test_what_is_redriven_comes_after_the_commands_that_came_later_and_the_help_says_so(ward):
+    key, command_id = ward.wire.created(), fresh_id()
+    ward.poison(key)
+    letter = ward.died(b"{}", key=key.encode(), headers=cloud_event(COMPLETE, command_id))
+    ward.cure(key)
+    ward.wire.cancel(key)
+
+    [again] = ward.redriven(place(letter))
+
+    refusal = ward.wire.rejection(again)
+    assert (refusal.slug, refusal.body["currentState"]) == ("invalid-state", "CANCELED")
+    help_text = " ".join(ward.cli("redrive", "--help").stdout.split())
+    assert "a redriven one comes after them" in help_text
+
+
 def test_what_is_redriven_is_the_command_as_it_was_but_for_count_and_id(kafka, ward):
     key = fresh_key()
     theirs = [("x", b"\xff"), ("x", None), ("dlq-other", b"1"), ("traceparent", b"t")]
@@ -379,7 +395,7 @@ def test_a_dry_run_says_what_would_be_done_and_sends_nothing(kafka, ward):
 
     [answer] = map(json.loads, ended.stdout.splitlines())
     assert (answer["position"], answer["result"], answer["redriveCount"]) == (place(letter), "would be redriven", 1)
-    assert ended.stderr == "0 redriven, 0 left\n"
+    assert ended.stderr == f"{OVERTAKEN}\n0 redriven, 0 left\n"
     assert len(commands_in(kafka.bootstrap_servers, ward.wire.topics.commands)) == before
 
 
@@ -397,7 +413,7 @@ def test_people_get_a_table_and_a_sum(ward):
     letter = ward.died_of_a_defect()
     ended = on_a_terminal("dlq", "redrive", place(letter), env=ward.bench.worker.env, cwd=ward.folder)
     shown = ended.stdout
-    assert ended.stderr == "1 redriven, 0 left\n"
+    assert ended.stderr == f"{OVERTAKEN}\n1 redriven, 0 left\n"
     assert re.search(rf"{place(letter)}\W+redriven", shown)
 
 

@@ -97,6 +97,8 @@ def redrive(  # noqa: PLR0913 - ways to choose are many
     """Send dead letters back to the commands topic, of the error `internal` if no other is named.
 
     Safe to repeat: whatever is sent twice is applied once. Of several letters of one command, only the latest goes.
+
+    Commands of the same task that came later have been decided before: a redriven one comes after them.
     """
     narrowed = [error_type, partition, key, since, until]
     if bool(places) + every + any(one is not None for one in narrowed) == 0:

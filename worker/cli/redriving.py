@@ -35,6 +35,9 @@ DEFAULT_ERROR_TYPE: Final = Problem.INTERNAL.value
 """A malformed command is malformed again, unless a newer release reads it: it has to be asked for."""
 
 REDRIVEN: Final = "redriven"
+OVERTAKEN: Final = (
+    "Other commands of the same tasks may have been decided since these failed: what is redriven comes after them."
+)
 _COLUMNS: Final = ("position", "result", "reason", "to", "redriveCount")
 
 
@@ -157,6 +160,8 @@ async def _redrive(settings: Settings, order: Order, *, as_json: bool) -> ExitCo
         partitions = range(shapes[topic].partitions)
         plan = await _planned(settings, reader, partitions, order)
         going = plan.settle(order)
+        if going:
+            typer.echo(OVERTAKEN, err=True)
         with _telling(as_json=as_json) as tell:
             for place, reason in sorted(plan.left.items()):
                 tell(place, "left", reason=reason)
