@@ -521,6 +521,7 @@ async def test_closing_never_raises_and_a_store_that_is_not_open_is_unavailable(
         store.recorded(TOPIC, 0, 0, 1, 1),
         store.note_published(TOPIC, {0: 1}, {0: 1}),
         store.prune(1, 1),
+        store.oldest_ms(),
     ):
         with pytest.raises(StoreUnavailableError):
             await ask

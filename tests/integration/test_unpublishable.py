@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.chaos.fleet import ChaosWorker
 from tests.chaos.proxy import proxied_kafka
+from tests.contract.backends import postgres_backend
 from tests.integration.harness import (
     CREATE,
     PARTITIONS,
@@ -97,6 +99,17 @@ def healed(it: Bench) -> None:
 
 
 # Clocks
+
+
+async def test_a_clock_eight_days_ahead_of_the_databases_is_told_at_the_start(kafka, postgres, tmp_path):
+    async with postgres_backend(postgres.url) as backend:
+        env = environment(kafka.bootstrap_servers, make_topics(kafka.bootstrap_servers), STORE_URL=backend.url)
+        with ChaosWorker(env | {"USERTASK_TEST_CLOCK_S": str(8 * 86_400)}, tmp_path) as worker:
+            [line] = logged(worker, "clocks_differ")
+            assert line["level"] == "warning"
+            assert line["ahead_s"] == pytest.approx(8 * 86_400, abs=60)
+            assert "and the store's says" in line["reason"]
+            assert re.search(r"^usertask_clock_ahead_seconds 6912\d\d\.", worker.get("/metrics")[1], re.MULTILINE)
 
 
 def test_outcomes_that_a_clock_two_hours_ahead_has_dated_are_published_once_it_is_right(kafka, tmp_path):
