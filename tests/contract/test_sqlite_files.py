@@ -3,13 +3,16 @@
 import errno
 import fcntl
 import os
+import re
+import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.contract.backends import TOPIC, a_task, an_advance, an_outcome, save, sqlite_backend, take_over
-from worker.stores.port import StoreNotReadyError, StoreUnavailableError
+from worker.stores.port import Changes, Snapshot, StoreNotReadyError, StoreUnavailableError
 from worker.stores.sqlite import SqliteStore
 from worker.stores.sqlite_lookup import SqliteLookup
 
@@ -124,6 +127,126 @@ async def test_damage_that_is_met_later_says_so_too_and_writes_nothing(tmp_path)
         await lookup.search("id-399", 1, 30)
     await lookup.close()
     await store.close()
+
+
+# A file that is gone while it is open
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.db"))
+
+
+def replaced(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy.db"))
+    path.with_name("copy.db").rename(path)
+
+
+def moved_with_its_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+def log_deleted(path: Path) -> None:
+    path.with_name("store.db-wal").unlink()
+
+
+def log_replaced(path: Path) -> None:
+    log_deleted(path)
+    path.with_name("store.db-wal").write_bytes(b"another's" * 1000)
+
+
+def index_deleted(path: Path) -> None:
+    path.with_name("store.db-shm").unlink()
+
+
+async def opened_with_a_task(path: Path) -> SqliteStore:
+    """Return an open store that has applied one command."""
+    path.parent.mkdir(exist_ok=True)
+    store = SqliteStore(path)
+    await store.open()
+    await take_over(store, 0)
+    await save(store, [an_advance(0, 1)], [a_task(1)], [an_outcome(0, b"k" * 16)])
+    await store.ping()
+    return store
+
+
+async def applied(path: Path) -> int | None:
+    store = SqliteStore(path)
+    await store.open()
+    row = (await store.partitions(TOPIC, [0]))[0]
+    await store.close()
+    return row.applied
+
+
+@pytest.mark.parametrize(
+    "lose", [deleted, moved, replaced, moved_with_its_folder, log_deleted, log_replaced, index_deleted]
+)
+async def test_a_file_that_is_gone_while_it_is_open_stops_all_until_it_is_back(tmp_path, lose: Callable[[Path], None]):
+    path = tmp_path / "folder" / "store.db"
+    store = await opened_with_a_task(path)
+
+    lose(path)
+
+    with pytest.raises(StoreUnavailableError, match="while it was open"):
+        await store.ping()
+    with pytest.raises(StoreUnavailableError, match="while it was open"):
+        await store.apply(TOPIC, [an_advance(1, 2)], [], [], lambda _: pytest.fail("nothing is decided"))
+    await store.close()
+
+
+async def test_a_file_that_comes_back_is_used_again(tmp_path):
+    path = tmp_path / "store.db"
+    store = await opened_with_a_task(path)
+    moved(path)
+    with pytest.raises(StoreUnavailableError):
+        await store.ping()
+    (tmp_path / "elsewhere.db").rename(path)
+    await store.ping()
+    await save(store, [an_advance(1, 2)])
+    await store.close()
+    assert await applied(path) == 2
+
+
+async def test_a_batch_is_not_saved_if_the_file_goes_before_its_commit(tmp_path):
+    path = tmp_path / "store.db"
+    store = await opened_with_a_task(path)
+
+    def decide(_: Snapshot) -> Changes:
+        deleted(path)
+        return Changes()
+
+    with pytest.raises(StoreUnavailableError, match="while it was open"):
+        await store.apply(TOPIC, [an_advance(1, 2)], [], [], decide)
+    await store.close()
+
+
+@pytest.mark.parametrize("lose", [deleted, replaced, moved_with_its_folder])
+async def test_what_is_said_of_a_file_that_is_gone_rescues_it(tmp_path, lose):
+    path = tmp_path / "folder" / "store.db"
+    store = await opened_with_a_task(path)
+    lose(path)
+    with pytest.raises(StoreUnavailableError) as said:
+        await store.ping()
+
+    for source, suffix in re.findall(r"cp (/proc/\d+/fd/\d+) COPY(-wal|)", str(said.value)):
+        shutil.copy(source, tmp_path / f"rescued.db{suffix}")
+    await store.close()
+
+    assert await applied(tmp_path / "rescued.db") == 1
+
+
+@pytest.mark.parametrize("lose", [log_deleted, log_replaced, index_deleted])
+async def test_a_log_that_is_gone_costs_nothing_once_the_worker_has_stopped(tmp_path, lose):
+    path = tmp_path / "store.db"
+    store = await opened_with_a_task(path)
+    lose(path)
+    with pytest.raises(StoreUnavailableError, match="by SIGTERM"):
+        await store.ping()
+    await store.close()
+    assert await applied(path) == 1
 
 
 # Another program's

@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import IO, Any, Final, ParamSpec, TypeVar
 from worker.encoder import OutgoingRecord, unpack
 from worker.lifecycle import StoredTask
 from worker.stores import sqlite_sql as sql
-from worker.stores.migrations import migrations
 from worker.stores.port import (
     Adoption,
     Advance,
@@ -21,7 +19,6 @@ from worker.stores.port import (
     PartitionRow,
     Snapshot,
     StoreFencedError,
-    StoreNotReadyError,
     StoreRefusedError,
     StoreUnavailableError,
     TopicIdentity,
@@ -36,19 +33,13 @@ from worker.stores.rows import (
     task_to_row,
 )
 from worker.stores.sqlite_adoption import adopt
-from worker.stores.sqlite_file import lock, resolved, words_for_a_person, words_of
+from worker.stores.sqlite_file import OpenFiles, lock, resolved, words_of
+from worker.stores.sqlite_open import connect
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _PARAMETERS_MAX: Final = 10_000  # below SQLite's own limit of 32,766
-_BUSY_TIMEOUT_S: Final = 5
-
-_VERSIONS: Final = """
-CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL) STRICT;
-"""
-_FOR_BATCHES: Final = ("wal_autocheckpoint = 4000", "cache_size = -16384")
-"""Pages of 4 KiB in the log before they are moved to the file, and KiB of memory: a batch writes more than 2 MiB."""
 
 
 class SqliteStore:
@@ -147,18 +138,15 @@ class _File:
         self._path = path
         self._lock: IO[str] | None = None
         self._connection: sqlite3.Connection | None = None
+        self._files: OpenFiles | None = None
 
     def open(self) -> None:
-        path = resolved(self._path)
-        self._lock = self._lock or lock(path)
-        with _errors_mapped():
-            try:
-                self._connection = self._connection or _connect(path)
-            except sqlite3.Error as error:
-                words = words_for_a_person(error)
-                if words is None:
-                    raise
-                raise StoreNotReadyError(words) from None
+        if self._connection is None:
+            path = resolved(self._path)
+            self._lock = self._lock or lock(path)
+            with _errors_mapped():
+                self._connection = connect(path)
+            self._files = OpenFiles(path)
 
     def close(self) -> None:
         if self._connection:
@@ -230,43 +218,17 @@ class _File:
             try:
                 yield connection
                 connection.execute("COMMIT")
+                self._open_connection()  # raises if the commit went where a restart finds nothing
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
     def _open_connection(self) -> sqlite3.Connection:
-        if self._connection is None:
+        if self._connection is None or self._files is None:
             raise StoreUnavailableError("the SQLite file is not open")
+        self._files.raise_if_moved()
         return self._connection
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        _migrate(connection)  # first: nothing is changed in a file that is another program's
-        # NORMAL may lose committed transactions in a power cut, after their offsets have been committed to Kafka
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", *_FOR_BATCHES):
-            connection.execute(f"PRAGMA {setting}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'").fetchone()
-    listed = connection.execute("SELECT version, applied_at_ms FROM schema_migrations") if exists else ()
-    applied = {version for version, _ in listed}
-    known = migrations("sqlite")
-    if applied and known[0].version not in applied:
-        raise StoreNotReadyError("the SQLite file is another program's: give the worker a file of its own")
-    if applied - {migration.version for migration in known}:
-        raise StoreNotReadyError("the SQLite file was written by a newer release of the worker")
-    for migration in known:
-        if migration.version not in applied:
-            note = f"INSERT INTO schema_migrations VALUES ({migration.version}, {time.time_ns() // 1_000_000});"  # noqa: S608
-            connection.executescript(f"BEGIN IMMEDIATE;\n{_VERSIONS}\n{migration.sql}\n{note}\nCOMMIT;")
 
 
 def _advance(connection: sqlite3.Connection, topic: str, advance: Advance) -> int:

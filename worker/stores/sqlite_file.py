@@ -1,12 +1,17 @@
 """A SQLite file as the file system has it: who holds it, and what is said of one that cannot be used."""
 
 import fcntl
+import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from worker.stores.port import StoreNotReadyError
+from worker.stores.port import StoreNotReadyError, StoreUnavailableError
 
+BESIDE: Final = ("-wal", "-shm")
+"""What SQLite keeps beside a file while it is open: the log of what is not in the file yet, and the log's index."""
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 _DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _FOR_A_PERSON: Final = {
     "SQLITE_ERROR": "the SQLite file is another program's: give the worker a file of its own",
@@ -51,6 +56,56 @@ def lock(path: Path) -> IO[str]:
             f"{path} cannot be locked: {error.strerror}. SQLite needs a disk of this machine, not NFS or the like"
         ) from None
     return held
+
+
+class OpenFiles:
+    """A store's files as they were when they were opened.
+
+    SQLite writes on into a file that was deleted or replaced, and reports nothing. All of that is gone at a restart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = {name: _identity(name) for name in (path, *(_beside(path, suffix) for suffix in BESIDE))}
+
+    def raise_if_moved(self) -> None:
+        """Raise StoreUnavailableError, with words on how to rescue the content, unless each is still in its place."""
+        moved = [name for name, identity in self._opened.items() if _identity(name) != identity]
+        if not moved:
+            return
+        gone = f"{moved[0]} was deleted, moved or replaced while it was open"
+        if self._path in moved:
+            rescue = f"What it held is lost when this worker ends. Copy it first: `{self._copying()}`"
+        else:
+            rescue = "Stop this worker by SIGTERM, never by SIGKILL: it then writes all that it has to the file"
+        raise StoreUnavailableError(f"{gone}. {rescue}. See docs/operating.md, A file that is gone")
+
+    def _copying(self) -> str:
+        """Return the command that copies what is open, as Linux lets others reach it."""
+        numbers = {identity: number for number, identity in _descriptors()}
+        return " && ".join(
+            f"cp /proc/{os.getpid()}/fd/{numbers.get(self._opened[name], '?')} COPY{suffix}"
+            for suffix, name in (("", self._path), ("-wal", _beside(self._path, "-wal")))
+        )
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode; None where there is no file, or none that can be reached."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _descriptors() -> Iterator[tuple[str, tuple[int, int] | None]]:
+    """Return this process's open files, by number; none where the system does not say."""
+    for link in _DESCRIPTORS.iterdir() if _DESCRIPTORS.is_dir() else ():
+        yield link.name, _identity(link)
 
 
 def words_of(error: sqlite3.Error) -> str:
