@@ -78,7 +78,7 @@ def _refusal(found: Found, extent: Extent | None) -> str | None:
     if extent is None:
         return "no_leader"
     if row.applied is None or row.published is None:
-        return "another_store" if committed is not None and committed > extent.beginning else None
+        return "another_store" if committed else None  # retention may have removed all that it has committed
     if extent.end < row.applied:
         return "end_behind" if found.behind_s < _LOST_AFTER_S else _lost(row)
     if committed is not None and committed > row.applied:

@@ -1,5 +1,6 @@
 """`check`: green where a worker would run, and one red line with the right exit code for each thing that is broken."""
 
+import asyncio
 import json
 import sqlite3
 
@@ -15,11 +16,12 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.contract.backends import fresh_schema
+from tests.contract.backends import a_record, an_advance, an_outcome, fresh_schema
 from tests.integration.harness import (
     DEAD_LETTER_MAX_BYTES,
     PARTITIONS,
     Topics,
+    Unsent,
     Wire,
     Worker,
     create_topics,
@@ -34,7 +36,9 @@ from tests.integration.terminal import on_a_terminal
 from worker.cli.topic_checks import ClusterFacts, Topic, check_limits, check_topics
 from worker.embedded import EmbeddedKafka
 from worker.settings import load_settings
+from worker.stores.port import Changes
 from worker.stores.postgres import migrate
+from worker.stores.sqlite import SqliteStore
 
 NOWHERE = Topics("no.commands", "no.events", "no.rejections", "no.commands.dlq")
 SECRET = "hunter2"
@@ -57,6 +61,9 @@ CHECKS = [
     "right to write {dead_letters}",
     "right to commit for the group",
     "store",
+    "right to change the store",
+    "takeover",
+    "waiting outcomes",
 ]
 
 
@@ -198,6 +205,102 @@ def test_a_topic_that_has_lost_partitions_does_not_fit_the_store(kafka, topics, 
 def test_wrong_settings_are_2_as_everywhere(tmp_path):
     ended = run_cli("check", env=environment("nowhere:1", NOWHERE, START_TIMEOUT_S="soon"), cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
+
+
+# Red: where no worker could work
+
+
+def red_takeover(env, cwd) -> dict[str, str]:
+    """Return the lines of the takeover and its partitions, where nothing else is red."""
+    lines = red(checked(env, cwd, 4))
+    assert lines.keys() == {"takeover", *(f"partition {number}" for number in range(PARTITIONS))}
+    return lines
+
+
+def a_worked_off_store(kafka, topics, env, cwd) -> None:
+    """Let a worker apply a command of each partition, and stop."""
+    with Wire(kafka.bootstrap_servers, topics) as wire, Worker(env, cwd) as worker:
+        for number in range(PARTITIONS):
+            wire.rejection(wire.send(b"no json", partition=number))
+        assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty store"])
+def test_a_store_that_is_gone_beside_the_groups_offsets_is_red(kafka, topics, env, tmp_path, left):
+    a_worked_off_store(kafka, topics, env, tmp_path)
+    assert red(checked(env, tmp_path)) == {}
+    for file in tmp_path.glob("tasks.db*"):
+        file.unlink()
+    if left == "an empty store":
+        asyncio.run(made(tmp_path / "tasks.db"))
+
+    lines = red_takeover(env, tmp_path)
+
+    assert all(lines[f"partition {number}"].startswith("another_store: ") for number in range(PARTITIONS))
+    assert lines["takeover"] == "of 3 partitions, 3 would be blocked"
+
+
+async def made(path) -> None:
+    store = SqliteStore(path)
+    await store.open()
+    await store.close()
+
+
+def test_a_store_that_is_behind_the_group_is_red_partition_by_partition(kafka, topics, env, tmp_path):
+    a_worked_off_store(kafka, topics, env, tmp_path)
+    store = sqlite3.connect(tmp_path / "tasks.db")
+    with store:
+        store.execute("UPDATE partitions SET applied = 0, published = 0")
+    store.close()
+
+    lines = red_takeover(env, tmp_path)
+
+    assert all(lines[f"partition {number}"].startswith("store_behind: ") for number in range(PARTITIONS))
+
+
+def test_it_is_green_beside_a_running_worker_on_sqlite_and_leaves_its_files_alone(kafka, topics, env, tmp_path):
+    with Wire(kafka.bootstrap_servers, topics) as wire, Worker(env, tmp_path) as worker:
+        wire.created()
+        for _ in range(3):
+            wire.send_all([Unsent(b"no json", partition=number % PARTITIONS) for number in range(1000)])
+            assert red(checked(worker.env, tmp_path)) == {}
+        assert "was deleted" not in worker.stderr()
+        assert worker.terminate() == 0
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_red(kafka, topics, tmp_path):
+    name, detail = only_red(environment(kafka.bootstrap_servers, topics, "/proc/tasks.db"), tmp_path)
+    assert (name, detail.startswith("/proc cannot be written")) == ("right to change the store", True)
+
+
+async def test_a_database_that_takes_no_writes_is_red(kafka, postgres, topics, tmp_path):
+    async with fresh_schema(postgres.url) as url:
+        await migrate(url)
+        read_only = f"{url}&options=-c%20default_transaction_read_only%3Don"
+        name, detail = only_red(environment(kafka.bootstrap_servers, topics, STORE_URL=read_only), tmp_path)
+    assert (name, "takes no writes" in detail) == ("right to change the store", True)
+
+
+def test_an_outcome_that_its_topic_no_longer_takes_is_red(kafka, topics, env, tmp_path):
+    with Wire(kafka.bootstrap_servers, topics) as wire:
+        wire.send(b"no json", partition=0)
+    asyncio.run(decided(tmp_path / "tasks.db", topics, b"x" * 1_500_000))
+
+    name, detail = only_red(env, tmp_path)
+
+    assert name == "waiting outcomes"
+    assert detail.startswith(f"{topics.events} said MessageSizeTooLargeError: the record is larger")
+
+
+async def decided(path, topics: Topics, value: bytes) -> None:
+    """Record an outcome that is not published."""
+    store = SqliteStore(path)
+    await store.open()
+    await store.claim(topics.commands, {0: 0}, "p")
+    await store.begin(topics.commands, 0, 1, 0)
+    outcome = an_outcome(0, records=(a_record(value, topic=topics.events),))
+    await store.apply(topics.commands, [an_advance(0, 1)], [], [], lambda _: Changes(outcomes=[outcome]))
+    await store.close()
 
 
 # Red: the topics

@@ -29,6 +29,7 @@ def found(  # noqa: PLR0913 - each test names what it cares about
         pytest.param(None, None, None, 0, Start(replay=0, apply=0), id="very first start"),
         pytest.param(None, None, None, 5, Start(replay=5, apply=5), id="first start after retention"),
         pytest.param(None, None, 0, 0, Start(replay=0, apply=0), id="first start of a group at its beginning"),
+        pytest.param(None, None, 0, 5, Start(replay=5, apply=5), id="the same after retention"),
         pytest.param(7, 7, 7, 0, Start(replay=7, apply=7), id="all published"),
         pytest.param(7, 3, 5, 0, Start(replay=5, apply=7), id="decided but not visible"),
         pytest.param(7, 3, None, 0, Start(replay=3, apply=7), id="K lost"),
@@ -43,6 +44,8 @@ def test_it_replays_from_k_and_applies_from_applied(applied, published, committe
 
 REFUSED = {
     "new store, old group": ("another_store", found(None, None, 4)),
+    "new store, old group, and nothing left in the topic": ("another_store", found(None, None, 9, beginning=9)),
+    "new store, old group, and newer commands only": ("another_store", found(None, None, 4, beginning=6)),
     "store restored from a backup": ("store_behind", found(3, 3, 4)),
     "somebody reset the group": ("offset_reset", found(7, 7, 5)),
     "topic recreated": ("topic_recreated", found(7, 7, 7, end=6, now=ANEW)),

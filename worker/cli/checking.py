@@ -13,15 +13,13 @@ from worker.brokers import Answer, deadline_of, first_answer, silent_brokers
 from worker.cli.clients import administering
 from worker.cli.configuration import changed_settings, effective_settings
 from worker.cli.endings import perform
-from worker.cli.looking import make_lookup
-from worker.cli.rights import try_rights
+from worker.cli.rights import SEEING, WRITING, try_outcomes, try_rights
+from worker.cli.store_checks import check_store
 from worker.cli.tables import for_people, print_table
 from worker.cli.topic_checks import ClusterFacts, Finding, bad, check_limits, check_topics, good, read_facts
 from worker.exit_codes import ExitCode
 from worker.kafka import BrokerUnreachableError, topic_names
 from worker.settings import PREFIX, Settings, unknown_variables
-from worker.stores.lookup import Lookup
-from worker.stores.port import StoreError, StoreNotReadyError, StoreUnavailableError
 
 _COLUMNS: Final = ("check", "result", "detail")
 _WITHOUT_BROKER: Final = ("broker version", "timeouts", "topics", "rights")
@@ -43,7 +41,10 @@ async def _run_checks(settings: Settings, *, as_json: bool) -> ExitCode:
         # a topic that does not work would only look like one without rights
         usable = {name for name, one in zip(topic_names(settings), of_topics, strict=True) if one.result == "ok"}
         findings += await try_rights(settings, usable, may_transact=all(one.result == "ok" for one in limits))
-    findings.append(await _store(settings, facts))
+    results = {one.name: one.result for one in findings}
+    store = await check_store(settings, facts, sees_group=results.get(SEEING) == "ok")
+    may_write = all(result == "ok" for name, result in results.items() if name.startswith(WRITING))
+    findings += [*store.findings, await try_outcomes(settings, store.waiting, may_write=may_write)]
     _print(settings, findings, as_json=as_json)
     return exit_code_of_findings(findings)
 
@@ -95,34 +96,6 @@ def _version(settings: Settings, answer: Answer) -> Finding:
     if settings.accept_at_least_once and not answer.is_too_old:
         return good("broker version", f"{answer.lacks}; accepted by USERTASK_ACCEPT_AT_LEAST_ONCE")
     return bad("broker version", f"{answer.lacks}; upgrade it, or set USERTASK_ACCEPT_AT_LEAST_ONCE=true")
-
-
-async def _store(settings: Settings, facts: ClusterFacts | None) -> Finding:
-    path = settings.sqlite_path
-    if path is not None and not path.exists():
-        # the first `run` makes it
-        return good("store", f"{path} is not there yet: `run` makes it")
-    lookup = make_lookup(settings)
-    try:
-        await lookup.open()
-        return await _seen_partitions(lookup, settings, facts)
-    except StoreUnavailableError as error:
-        return bad("store", str(error), is_unreachable=True)
-    except StoreNotReadyError as error:
-        return bad("store", str(error))
-    except StoreError as error:
-        return bad("store", f"{type(error).__name__}: {error}")
-    finally:
-        await lookup.close()
-
-
-async def _seen_partitions(lookup: Lookup, settings: Settings, facts: ClusterFacts | None) -> Finding:
-    topic = settings.commands_topic
-    seen = max(await lookup.partitions(topic), default=-1) + 1
-    count = facts.topics[topic].partitions if facts is not None and topic in facts.topics else seen
-    if seen > count:
-        return bad("store", f"it has seen {seen} partitions of {topic}, which has {count}: the topic was recreated")
-    return good("store", "it answers, and its schema is this release's")
 
 
 def _print(settings: Settings, findings: list[Finding], *, as_json: bool) -> None:

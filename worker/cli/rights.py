@@ -5,7 +5,7 @@ committed ones will see, and the transactional id, which the broker forgets by i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -14,15 +14,22 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.cli.topic_checks import Finding, bad, good
+from worker.cli.topic_checks import Finding, bad, good, skipped
 from worker.coordination import TRANSACTION_TIMEOUT_S
+from worker.encoder import OutgoingRecord
+from worker.failures import Culprit, PublishError
 from worker.kafka import client_options, topic_names
 from worker.settings import Settings
 
+SEEING: Final = "right to see the group"
+WRITING: Final = "right to write "
+"""What the lines of the topics begin with."""
 _TRY_TIMEOUT_S: Final = 10
 _STOP_TIMEOUT_S: Final = 2
 _FETCH_MS: Final = 1000
 """Longer than a fetch waits for records; a refusal comes at once."""
+_REQUEST_BYTES_MAX: Final = 2**31 - 1
+"""The broker is to say what is too large, not the client."""
 _ABORTED: Final = (("user-task-worker-check", b"aborted"),)
 
 Attempt = Callable[[], Awaitable[str]]
@@ -35,12 +42,12 @@ async def try_rights(settings: Settings, usable: Collection[str], *, may_transac
     commands = TopicPartition(settings.commands_topic, 0)
     transact = partial(_transact, settings, f"{settings.group_id}-check-{uuid4()}")
     can_read = await _tried("right to read commands", partial(_read, settings, commands), commands.topic in usable)
-    can_see = await _tried("right to see the group", partial(_see_group, settings, commands), commands.topic in usable)
+    can_see = await _tried(SEEING, partial(_see_group, settings, commands), commands.topic in usable)
     has_id = await _tried("right to transactional ids", partial(transact, _nothing), may_transact)
     findings = [can_read, can_see, has_id]
     for topic in topic_names(settings)[1:]:
         attempt = partial(transact, partial(_write, topic))
-        findings.append(await _tried(f"right to write {topic}", attempt, has_id.result == "ok" and topic in usable))
+        findings.append(await _tried(f"{WRITING}{topic}", attempt, has_id.result == "ok" and topic in usable))
     commit = partial(transact, partial(_commit, settings.group_id, commands))
     can_go_on = all(one.result == "ok" for one in (can_read, can_see, has_id))
     findings.append(await _tried("right to commit for the group", commit, can_go_on))
@@ -48,6 +55,20 @@ async def try_rights(settings: Settings, usable: Collection[str], *, may_transac
         with suppress(KafkaError, OSError):  # what was left open by what failed is aborted by this
             await transact(_nothing)
     return findings
+
+
+async def try_outcomes(settings: Settings, waiting: Sequence[OutgoingRecord] | None, *, may_write: bool) -> Finding:
+    """Try to publish what is decided and not published yet: a topic may have become smaller, or stricter, since."""
+    name = "waiting outcomes"
+    if not waiting:
+        return skipped(name) if waiting is None else good(name, "none is known")
+    transact = partial(_transact, settings, f"{settings.group_id}-check-{uuid4()}")
+    try:
+        return await _tried(name, partial(transact, partial(_publish, waiting)), may_write)
+    except PublishError as error:
+        with suppress(KafkaError, OSError):  # what was left open is aborted by this
+            await transact(_nothing)
+        return bad(name, str(error))
 
 
 def _ignore_refusals(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -58,7 +79,7 @@ def _ignore_refusals(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -
 
 async def _tried(name: str, attempt: Attempt, can_be_tried: bool = True) -> Finding:
     if not can_be_tried:
-        return Finding(name, "skipped", "a line above has to be mended first")
+        return skipped(name)
     try:
         async with asyncio.timeout(_TRY_TIMEOUT_S):
             return good(name, await attempt())
@@ -96,7 +117,10 @@ async def _see_group(settings: Settings, partition: TopicPartition) -> str:
 async def _transact(settings: Settings, name: str, work: Work) -> str:
     """Do something in a transaction, and abort it. What fails is left as it is: the next InitProducerId aborts it."""
     producer = AIOKafkaProducer(
-        **client_options(settings), transactional_id=name, transaction_timeout_ms=TRANSACTION_TIMEOUT_S * 1000
+        **client_options(settings),
+        transactional_id=name,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_S * 1000,
+        max_request_size=_REQUEST_BYTES_MAX,
     )
     try:
         await producer.start()
@@ -116,6 +140,19 @@ async def _nothing(_producer: AIOKafkaProducer) -> None:
 
 async def _write(topic: str, producer: AIOKafkaProducer) -> None:
     await producer.send_and_wait(topic, b"", partition=0, headers=list(_ABORTED))
+
+
+async def _publish(waiting: Sequence[OutgoingRecord], producer: AIOKafkaProducer) -> None:
+    """Send records one by one, so that the first that is refused is known. Raise PublishError."""
+    for record in waiting:
+        headers = [*record.headers, *_ABORTED]
+        try:
+            await producer.send_and_wait(
+                record.topic, record.value or b"", record.key, record.partition, headers=headers
+            )
+        except KafkaError as error:
+            culprit = Culprit(topic=record.topic, partition=record.partition, error=type(error))
+            raise PublishError(f"{culprit}: {culprit.advice}") from error
 
 
 async def _commit(group_id: str, partition: TopicPartition, producer: AIOKafkaProducer) -> None:

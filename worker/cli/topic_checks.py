@@ -42,6 +42,11 @@ def bad(name: str, detail: str, *, is_unreachable: bool = False) -> Finding:
     return Finding(name, "red", detail, is_unreachable)
 
 
+def skipped(name: str) -> Finding:
+    """Return a line for what cannot be looked at."""
+    return Finding(name, "skipped", "a line above has to be mended first")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
     """What the broker says of one topic."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from worker.encoder import unpack
+from worker.encoder import OutgoingRecord, unpack
 from worker.lifecycle import StoredTask
 from worker.stores.port import Outcome, PartitionRow
 
@@ -51,6 +51,11 @@ class Lookup(Protocol):
 
     async def outcome_at(self, topic: str, partition: int, offset: int) -> Recorded | None:
         """Read the outcome of the command at a position; a duplicate has none, unless it asked for a reply."""
+
+    async def recorded(
+        self, topic: str, partition: int, first: int, end: int, limit: int
+    ) -> list[tuple[int, list[OutgoingRecord]]]:
+        """Read the outgoing records of the first outcomes from offset `first` on and before `end`, as a replay does."""
 
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         """Read all outcomes for at most `limit` with this text as command id, whatever its source; latest first.

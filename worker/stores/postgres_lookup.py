@@ -6,13 +6,14 @@ from typing import Any, Final
 
 import asyncpg
 
+from worker.encoder import OutgoingRecord, unpack
 from worker.lifecycle import StoredTask
 from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
 from worker.stores.port import PartitionRow, StoreUnavailableError
 from worker.stores.postgres_connect import CONNECT_TIMEOUT_S, Connector, transaction
 from worker.stores.postgres_errors import DRIVER_ERRORS, errors_mapped
 from worker.stores.postgres_schema import DURABLE, check_durability, check_schema, setup_errors_mapped
-from worker.stores.postgres_sql import TASK
+from worker.stores.postgres_sql import RECORDED, TASK
 from worker.stores.rows import PARTITION_COLUMNS, partitions_from_rows, task_from_row
 
 _STATEMENT_TIMEOUT_S: Final = 10
@@ -69,6 +70,12 @@ class PostgresLookup:
 
     async def outcome_at(self, topic: str, partition: int, offset: int) -> Recorded | None:
         return _first(await self._fetch(_AT, topic, partition, offset))
+
+    async def recorded(
+        self, topic: str, partition: int, first: int, end: int, limit: int
+    ) -> list[tuple[int, list[OutgoingRecord]]]:
+        rows = await self._fetch(RECORDED, topic, partition, first, end, limit)
+        return [(offset, unpack(records)) for offset, records in rows]
 
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         with errors_mapped():

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from worker.encoder import OutgoingRecord, unpack
 from worker.lifecycle import StoredTask
 from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
 from worker.stores.migrations import migrations
 from worker.stores.port import PartitionRow, StoreNotReadyError, StoreUnavailableError
 from worker.stores.rows import partitions_from_rows, task_from_row
 from worker.stores.sqlite_file import words_for_a_person, words_of
-from worker.stores.sqlite_sql import PARTITIONS
+from worker.stores.sqlite_sql import PARTITIONS, RECORDED
 
 _BUSY_TIMEOUT_S: Final = 5
 _STEPS_BETWEEN_LOOKS: Final = 10_000
@@ -57,6 +58,12 @@ class SqliteLookup:
 
     async def outcome_at(self, topic: str, partition: int, offset: int) -> Recorded | None:
         return _first(await self._query(_AT, topic, partition, offset))
+
+    async def recorded(
+        self, topic: str, partition: int, first: int, end: int, limit: int
+    ) -> list[tuple[int, list[OutgoingRecord]]]:
+        rows = await self._query(RECORDED, topic, partition, first, end, limit)
+        return [(offset, unpack(records)) for offset, records in rows]
 
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         deadline = time.monotonic() + timeout_s
