@@ -1,8 +1,9 @@
-"""`store`: the operators' commands for the store, to prepare it and to make it forget."""
+"""`store`: the operators' commands for the store, to prepare it, to copy it, and to make it forget."""
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -15,7 +16,7 @@ _PRUNE_STEP: Final = 1000
 _RETRY_S: Final = 0.5
 _MS_PER_DAY: Final = 86_400_000
 
-app = typer.Typer(help="Prepare the store, and make it forget.", no_args_is_help=True)
+app = typer.Typer(help="Prepare the store, copy it, and make it forget.", no_args_is_help=True)
 
 
 def register(root: typer.Typer) -> None:
@@ -26,7 +27,7 @@ def register(root: typer.Typer) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's schema to this release's. Safe to repeat."""
-    _perform(_migrate)
+    _perform(lambda settings: asyncio.run(_migrate(settings)))
 
 
 @app.command()
@@ -36,7 +37,7 @@ def prune(
     ] = None,
 ) -> None:
     """Forget old command ids and their outcomes, never one that is not published yet."""
-    _perform(lambda settings: _prune(settings, settings.retention_days if older_than_days is None else older_than_days))
+    _perform(lambda settings: asyncio.run(_prune(settings, older_than_days)))
 
 
 @app.command("adopt-topic")
@@ -73,7 +74,23 @@ def realign(
     raise typer.Exit(realign(dry_run=dry_run, as_json=as_json))
 
 
-def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:
+@app.command()
+def backup(file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")]) -> None:
+    """Copy a SQLite store into one file, also while a worker runs."""
+    from worker.cli.copying import back_up  # noqa: PLC0415 - kept out of --help
+
+    _perform(lambda settings: back_up(settings, file))
+
+
+@app.command()
+def restore(file: Annotated[Path, typer.Argument(metavar="FILE", help="What `store backup` has made.")]) -> None:
+    """Put a backup in the place of a SQLite store; what was there is kept beside it. No worker may run."""
+    from worker.cli.copying import restore  # noqa: PLC0415 - kept out of --help
+
+    _perform(lambda settings: restore(settings, file))
+
+
+def _perform(work: Callable[["Settings"], str]) -> None:
     """Do the work, print what it says, and end with one of the contract's codes."""
     from worker.exit_codes import ExitCode  # noqa: PLC0415 - kept out of --help
     from worker.settings import load_settings  # noqa: PLC0415 - the same
@@ -81,7 +98,7 @@ def _perform(work: Callable[["Settings"], Coroutine[Any, Any, str]]) -> None:
 
     settings = load_settings()
     try:
-        typer.echo(asyncio.run(work(settings)))
+        typer.echo(work(settings))
     except StoreError as error:
         typer.echo(str(error), err=True)
         if isinstance(error, StoreNotReadyError):
@@ -99,7 +116,8 @@ async def _migrate(settings: "Settings") -> str:
     return f"Applied: {', '.join(map(str, versions))}." if versions else "The schema is up to date."
 
 
-async def _prune(settings: "Settings", older_than_days: float) -> str:
+async def _prune(settings: "Settings", older_than_days: float | None) -> str:
+    older_than_days = settings.retention_days if older_than_days is None else older_than_days
     store = make_store(settings)
     try:
         await within(settings.start_timeout_s, store.open)

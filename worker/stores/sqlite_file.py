@@ -66,7 +66,7 @@ class OpenFiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._opened = {name: _identity(name) for name in (path, *(_beside(path, suffix) for suffix in BESIDE))}
+        self._opened = {name: _identity(name) for name in (path, *(beside(path, suffix) for suffix in BESIDE))}
 
     def raise_if_moved(self) -> None:
         """Raise StoreUnavailableError, with words on how to rescue the content, unless each is still in its place."""
@@ -75,7 +75,10 @@ class OpenFiles:
             return
         gone = f"{moved[0]} was deleted, moved or replaced while it was open"
         if self._path in moved:
-            rescue = f"What it held is lost when this worker ends. Copy it first: `{self._copying()}`"
+            rescue = (
+                f"What it held is lost when this worker ends. Copy it first: `{self._copying()}`. Then stop the worker,"
+                " run `user-task-worker store restore COPY`, and start it"
+            )
         else:
             rescue = "Stop this worker by SIGTERM, never by SIGKILL: it then writes all that it has to the file"
         raise StoreUnavailableError(f"{gone}. {rescue}. See docs/operating.md, A file that is gone")
@@ -85,11 +88,12 @@ class OpenFiles:
         numbers = {identity: number for number, identity in _descriptors()}
         return " && ".join(
             f"cp /proc/{os.getpid()}/fd/{numbers.get(self._opened[name], '?')} COPY{suffix}"
-            for suffix, name in (("", self._path), ("-wal", _beside(self._path, "-wal")))
+            for suffix, name in (("", self._path), ("-wal", beside(self._path, "-wal")))
         )
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path of a name with something after it."""
     return path.with_name(path.name + suffix)
 
 
