@@ -12,6 +12,7 @@ from worker.stores import postgres_sql as sql
 from worker.stores.port import StoreNotReadyError
 from worker.stores.postgres_connect import CONNECT_TIMEOUT_S, Connector
 from worker.stores.postgres_errors import DRIVER_ERRORS, READ_ONLY
+from worker.stores.postgres_pruning import PRUNE, Places
 from worker.stores.postgres_schema import DURABLE, setup_errors_mapped
 
 _TIMEOUT_S: Final = 10
@@ -53,7 +54,7 @@ async def _write(connection: Any) -> None:
     outcome = (held["id"], 0, None, None, "check", key, 204, 0, b"")
     with _named("insert into outcomes"):
         await connection.copy_records_to_table("outcomes", records=[outcome], columns=sql.OUTCOME_COLUMNS)
-    await _try(connection, "delete from outcomes", sql.PRUNE, 0, 1)
+    await _try(connection, "delete from outcomes", PRUNE, 0, 1, *Places().columns())
 
 
 async def _try(connection: Any, right: str, statement: str, *parameters: object) -> list[Any]:
