@@ -92,7 +92,7 @@ class Factories:
 
 
 async def run(settings: Settings, factories: Factories = Factories()) -> ExitCode:
-    """Run one worker until it is told to stop by SIGTERM or SIGINT; a second signal aborts."""
+    """Run one worker until it is told to stop by SIGTERM, SIGINT or SIGHUP; a second signal aborts."""
     stop = asyncio.Event()
     work = asyncio.create_task(_run(settings, factories, stop), name="worker")
     with stopped_by_signals(stop, work):
@@ -104,6 +104,7 @@ async def run(settings: Settings, factories: Factories = Factories()) -> ExitCod
 
 
 async def _run(settings: Settings, factories: Factories, stop: asyncio.Event) -> ExitCode:
+    began_s = time.monotonic()
     log.info("worker_starting", version=worker_version(), group=settings.group_id, topic=settings.commands_topic)
     try:
         async with AsyncExitStack() as stack:
@@ -117,7 +118,7 @@ async def _run(settings: Settings, factories: Factories, stop: asyncio.Event) ->
         log.error("worker_not_configured", reason=str(error))
         return ExitCode.CONFIGURATION
     except (BrokerUnreachableError, StoreUnavailableError) as error:
-        log.error("worker_not_started", reason=str(error), waited_s=settings.start_timeout_s)
+        log.error("worker_not_started", reason=str(error), waited_s=round(time.monotonic() - began_s, 1))
         return ExitCode.UNREACHABLE
     except (TopicsNotReadyError, StoreNotReadyError) as error:
         log.error("worker_not_started", reason=str(error))
@@ -156,8 +157,7 @@ async def _work(worker: CommandConsumer, settings: Settings, stop: asyncio.Event
 async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack) -> CommandConsumer:
     """Start everything, in an order in which each part finds what it needs."""
     health, metrics = Health(settings.stall_limit_s), Metrics(settings.max_batch_records)
-    options = client_options(settings)
-    store = factories.store(settings)
+    options, store = client_options(settings), factories.store(settings)
     _serve_http(settings, health, metrics, stack)
     stack.push_async_callback(store.close)
     await _open_store(store, settings, health)

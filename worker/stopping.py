@@ -13,6 +13,8 @@ log = structlog.stdlib.get_logger(__name__)
 T = TypeVar("T")
 
 _TICK_S: Final = 1
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP is what a terminal or an ssh session sends when it is closed."""
 
 
 async def unless_stopped(stop: asyncio.Event, task: asyncio.Task[T], tick: Callable[[], None]) -> T | None:
@@ -31,7 +33,10 @@ async def unless_stopped(stop: asyncio.Event, task: asyncio.Task[T], tick: Calla
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: asyncio.Event, work: asyncio.Task[Any]) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM or SIGINT, and cancel `work` at the second."""
+    """Set `stop` at the first SIGTERM, SIGINT or SIGHUP, and cancel `work` at the second.
+
+    A signal that whoever started the process lets it ignore stays ignored, as SIGHUP is under `nohup`.
+    """
 
     def on_signal(number: signal.Signals) -> None:
         log.info("signal_received", signal=number.name)
@@ -40,10 +45,11 @@ def stopped_by_signals(stop: asyncio.Event, work: asyncio.Task[Any]) -> Iterator
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:
         loop.add_signal_handler(number, on_signal, number)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in heeded:
             loop.remove_signal_handler(number)

@@ -246,13 +246,16 @@ def test_a_dead_letter_topic_with_more_partitions_is_ready(kafka, tmp_path):
 # Signals
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("by", STOPPING, ids=[one.name for one in STOPPING])
 def test_an_idle_worker_ends_with_0(kafka, tmp_path, by):
     with bench(kafka.bootstrap_servers, tmp_path) as it:
         assert it.worker.stop(by) == 0, it.worker.stderr()
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("by", STOPPING, ids=[one.name for one in STOPPING])
 def test_under_load_it_drains_and_ends_with_0_and_its_successor_does_the_rest_once(kafka, tmp_path, by):
     topics = make_topics(kafka.bootstrap_servers)
     env = environment(kafka.bootstrap_servers, topics, tmp_path / "user-tasks.db", MAX_BATCH_RECORDS="50")

@@ -1,6 +1,7 @@
 """How the commands that talk to Kafka or the store run and end: words on stderr, and an exit code of the contract."""
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -23,8 +24,8 @@ def exit_code_of(error: Exception) -> ExitCode | None:
             return ExitCode.UNREACHABLE
         case TopicsNotReadyError() | StoreNotReadyError():
             return ExitCode.NOT_READY
-        case KafkaError() | StoreError():
-            return ExitCode.FAILED
+        case KafkaError() | StoreError() | OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EIO):
+            return ExitCode.FAILED  # the last three: the disk is full that stdout leads to, or broken
         case _:
             return None
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import check, commands, demo, dlq, health, lag, running, schemas, send, show, store, tail, topics
+from worker.cli.streams import prepare_streams, write_out
 
 # The modules above are thin and import what does the work only when called: --help must not wait for Kafka's client.
 
@@ -38,9 +39,16 @@ def root(
 
 def main() -> None:
     """Run the command line and exit with one of the contract's codes."""
+    prepare_streams()
     try:
         app()
+    except SystemExit as ended:
+        if write_out() or ended.code:
+            raise
+        typer.echo("stdout could not be written", err=True)
+        raise SystemExit(1) from None
     except Exception as error:
+        write_out()
         from worker.cli.endings import exit_code_of  # noqa: PLC0415 - see above
 
         code = exit_code_of(error)

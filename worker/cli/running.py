@@ -12,7 +12,7 @@ def register(root: typer.Typer) -> None:
 
 
 def run() -> None:
-    """Run one worker until SIGTERM or SIGINT. Configured by USERTASK_… variables; see `config`."""
+    """Run one worker until SIGTERM, SIGINT or SIGHUP. Configured by USERTASK_… variables; see `config`."""
     from worker.cli.launching import launch  # noqa: PLC0415 - kept out of --help
 
     raise typer.Exit(launch())
