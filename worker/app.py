@@ -5,10 +5,10 @@ import contextlib
 import errno
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -54,6 +54,7 @@ from worker.watch import Watch
 
 log = structlog.stdlib.get_logger(__name__)
 
+T = TypeVar("T")
 _START_RETRY_S: Final = 0.5
 _PARTITIONS_MAX: Final = 10_000
 _LEAVE_TIMEOUT_S: Final = 5
@@ -160,9 +161,9 @@ async def _start(settings: Settings, factories: Factories, stack: AsyncExitStack
     options, store = client_options(settings), factories.store(settings)
     _serve_http(settings, health, metrics, stack)
     stack.push_async_callback(store.close)
-    await _open_store(store, settings, health)
+    await _from_store(store.open, settings, health)
     shapes, consumer = await _wait_for_cluster(settings, options, health, stack)
-    await _check_partitions(settings, shapes, store)
+    await _check_partitions(settings, shapes, store, health)
     health.set_store_reachable(True)
     smallest = min(shape.max_message_bytes for shape in shapes.values())
     reply_topics = ReplyTopics(shapes.keys(), metrics.replies_ignored_total.inc)
@@ -240,13 +241,14 @@ def _serve_http(settings: Settings, health: Health, metrics: Metrics, stack: Asy
     log.info("http_started", host=settings.http_host, port=server.port)
 
 
-async def _open_store(store: Store, settings: Settings, health: Health) -> None:
+async def _from_store(ask: Callable[[], Awaitable[T]], settings: Settings, health: Health) -> T:
+    """Ask the store until it answers. Raise StoreUnavailableError if it does not within the start timeout."""
     deadline_s = time.monotonic() + settings.start_timeout_s
     told = False
     while True:
         health.tick()
         try:
-            await store.open()
+            return await ask()
         except StoreUnavailableError as error:
             if time.monotonic() + _START_RETRY_S >= deadline_s:
                 raise
@@ -254,8 +256,6 @@ async def _open_store(store: Store, settings: Settings, health: Health) -> None:
                 log.warning("store_awaited", reason=str(error), limit_s=settings.start_timeout_s)
                 told = True
             await asyncio.sleep(_START_RETRY_S)
-        else:
-            return
 
 
 async def _wait_for_cluster(
@@ -278,10 +278,11 @@ async def _wait_for_cluster(
     return await until_reached(settings, attempt, tell)
 
 
-async def _check_partitions(settings: Settings, shapes: Mapping[str, TopicShape], store: Store) -> None:
+async def _check_partitions(settings: Settings, shapes: Mapping[str, TopicShape], store: Store, health: Health) -> None:
     """Refuse a commands topic that has lost partitions: it was recreated, and keys now go elsewhere."""
     topic = settings.commands_topic
-    beyond = await store.partitions(topic, range(shapes[topic].partitions, _PARTITIONS_MAX))
+    others = range(shapes[topic].partitions, _PARTITIONS_MAX)
+    beyond = await _from_store(lambda: store.partitions(topic, others), settings, health)
     if beyond:
         raise TopicsNotReadyError(
             f"{topic} has {shapes[topic].partitions} partitions, fewer partitions than the store has seen"
