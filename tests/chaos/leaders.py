@@ -234,8 +234,14 @@ class Leaders:
         return [one for one in self._cluster.nodes.values() if one is not node]
 
     def _place(self, topic: str, name: str) -> Place:
-        await_true(lambda: Place(topic, 0) in self.view(), MOVE_DEADLINE_S, f"there is no {topic}")
-        count = sum(place.topic == topic for place in self.view())
+        count = 0
+
+        def is_known() -> bool:
+            nonlocal count  # of the same view: another node may not know the topic yet
+            count = sum(place.topic == topic for place in self.view())
+            return count > 0
+
+        await_true(is_known, MOVE_DEADLINE_S, f"there is no {topic}")
         return Place(topic, java_hash(name) % count)
 
     def _all_running(self) -> list[Node]:
