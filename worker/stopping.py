@@ -33,19 +33,19 @@ async def unless_stopped(stop: asyncio.Event, task: asyncio.Task[T], tick: Calla
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: asyncio.Event, work: asyncio.Task[Any]) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM, SIGINT or SIGHUP, and cancel `work` at the second.
+    """Set `stop` at the first SIGTERM, SIGINT or SIGHUP, and cancel `work` at the second SIGTERM or SIGINT.
 
-    A signal that whoever started the process lets it ignore stays ignored, as SIGHUP is under `nohup`.
+    A terminal that closes may send SIGHUP twice. Where that is ignored, as under `nohup`, it stays ignored.
     """
 
     def on_signal(number: signal.Signals) -> None:
         log.info("signal_received", signal=number.name)
-        if stop.is_set():
+        if stop.is_set() and number != signal.SIGHUP:
             work.cancel()
         stop.set()
 
     loop = asyncio.get_running_loop()
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    heeded = [one for one in _SIGNALS if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
     for number in heeded:
         loop.add_signal_handler(number, on_signal, number)
     try:

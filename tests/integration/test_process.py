@@ -23,6 +23,7 @@ from tests.integration.harness import (
     bare_environment,
     bench,
     cloud_event,
+    command_line,
     create_topics,
     encoded,
     environment,
@@ -253,6 +254,18 @@ STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 def test_an_idle_worker_ends_with_0(kafka, tmp_path, by):
     with bench(kafka.bootstrap_servers, tmp_path) as it:
         assert it.worker.stop(by) == 0, it.worker.stderr()
+
+
+def test_a_terminal_that_hangs_up_twice_does_not_abort_the_drain(kafka, tmp_path):
+    with bench(kafka.bootstrap_servers, tmp_path) as it:
+        it.worker.process.send_signal(signal.SIGHUP)
+        assert it.worker.stop(signal.SIGHUP) == 0, it.worker.stderr()
+
+
+def test_an_interrupt_drains_also_where_a_shell_has_it_ignored(kafka, tmp_path, monkeypatch):
+    monkeypatch.setattr(Worker, "command", ("bash", "-c", 'trap "" INT; exec "$@"', "bash", *command_line("run")))
+    with bench(kafka.bootstrap_servers, tmp_path) as it:
+        assert it.worker.stop(signal.SIGINT) == 0, it.worker.stderr()
 
 
 @pytest.mark.parametrize("by", STOPPING, ids=[one.name for one in STOPPING])
