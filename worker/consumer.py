@@ -215,10 +215,9 @@ class CommandConsumer(ConsumerRebalanceListener):
     async def _process_held(self, session: Session, commands: list[Decoded]) -> None:
         session.raise_if_lost()
         if commands:
-            failed = self._saving.fails
-            await self._saving.save(session, commands)
+            is_outage_over = await self._saving.save(session, commands)
             self._parts.prober.seen()
-            if failed and self._saving.is_over(session.held):
+            if is_outage_over:
                 self._resume()
         elif session.idle and self._parts.prober.is_due:
             await session.note_published(self._parts.store)

@@ -61,7 +61,8 @@ class Retention:
                 log.warning("clocks_differ", reason=str(times), ahead_s=times.ahead_ms // 1000)
         now_ms = self._clocks.wall_ms() if times is None else times.earlier_ms
         oldest_ms = await self._store.oldest_ms()
-        age_ms = 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
+        # a store that forgets nothing before the first command has nothing to be alarmed at
+        age_ms = 0 if oldest_ms is None or times is None else max(0, now_ms - oldest_ms)
         self._metrics.oldest_outcome_age_seconds.set(age_ms / 1000)
         return None if times is None else now_ms
 

@@ -26,25 +26,33 @@ class Saving:
         """Return whether the store has taken no batch since it did not take one."""
         return self._stood is not None
 
-    async def save(self, session: Session, commands: Sequence[Decoded]) -> None:
-        """Process commands of held partitions. Raise StoreError or SessionLostError; the session is to be given up."""
-        stood = {partition: held.applied for partition, held in session.held.items()}
+    async def save(self, session: Session, commands: Sequence[Decoded]) -> bool:
+        """Process commands of held partitions, and return whether that has ended an outage.
+
+        Raise StoreError or SessionLostError; the session is to be given up.
+        """
+        began = _offsets(session.held)
         try:
             await self._processor.process(session, commands)
         except StoreFencedError:
             raise
         except StoreError as error:
-            self._stood = stood
-            self._health.set_unsaved(in_words(error))
+            if not session.lost:  # or a rebalance has given the partitions away meanwhile
+                self._stood = _offsets(session.held)  # not as it began: earlier parts may have been saved
+                self._health.set_unsaved(in_words(error))
             raise
+        is_over = self.fails and _offsets(session.held) != began
+        if is_over:
+            self.forget()
+        return is_over
 
     def is_over(self, held: Mapping[int, Held]) -> bool:
-        """Return whether nothing fails any more: some partition is further than it was when a batch was not taken.
+        """Return whether nothing fails any more, as far as a takeover sees: some partition does not stand where it did.
 
-        That may be seen by a takeover, too: the batch was saved, and only the answer was lost.
+        The batch was saved, and only the answer was lost; or somebody has set the store to another place.
         """
         stood = self._stood
-        if stood is not None and any(one.applied > stood.get(at, one.applied) for at, one in held.items()):
+        if stood is not None and any(stood.get(at, one.applied) != one.applied for at, one in held.items()):
             self.forget()
         return not self.fails
 
@@ -52,3 +60,7 @@ class Saving:
         """Begin anew, as with other partitions."""
         self._stood = None
         self._health.set_unsaved(None)
+
+
+def _offsets(held: Mapping[int, Held]) -> dict[int, int]:
+    return {partition: one.applied for partition, one in held.items()}

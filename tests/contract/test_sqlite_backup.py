@@ -92,6 +92,32 @@ async def test_what_is_restored_is_the_backup_and_what_was_there_is_kept(tmp_pat
     assert await tasks_in(path) == 22400
 
 
+@pytest.mark.parametrize("moved", [[""], ["", "-wal"]], ids=["the file", "the file and its log"])
+async def test_a_restore_that_was_interrupted_and_is_run_again_keeps_what_was_there(tmp_path, moved):
+    path, copy = tmp_path / "store.db", tmp_path / "copy.db"
+    await left_by_a_crash(path, copy)
+    for suffix in moved:
+        path.with_name(f"store.db{suffix}").rename(tmp_path / f"store.db.replaced{suffix}")
+
+    kept = await asyncio.to_thread(restore, copy, path, nothing)
+
+    assert await tasks_in(path) == 2400
+    assert await tasks_in(kept) == 22400
+
+
+async def test_a_second_restore_keeps_what_the_first_has_kept(tmp_path):
+    path, copies = tmp_path / "store.db", [tmp_path / "one.db", tmp_path / "two.db"]
+    store = await a_store(path)
+    for end, copy in enumerate(copies, 1):
+        await asyncio.to_thread(back_up, path, copy, nothing)
+        await fill(store, end * STEP, (end + 1) * STEP)
+    await store.close()
+
+    kept = [await asyncio.to_thread(restore, copy, path, nothing) for copy in copies]
+
+    assert [await tasks_in(one) for one in (path, *kept)] == [2 * STEP, 3 * STEP, STEP]
+
+
 async def test_a_restore_where_nothing_was_makes_the_store(tmp_path):
     store = await a_store(tmp_path / "store.db")
     await store.close()

@@ -74,3 +74,13 @@ def test_a_stream_that_is_no_file_and_a_file_take_everything(tmp_path):
         for _ in range(LINES):
             outlet.write(LINE)
     assert (tmp_path / "log").stat().st_size == LINES * len(LINE)
+
+
+@pytest.mark.timeout(20)
+def test_a_terminal_that_nobody_reads_holds_up_nobody():
+    master, slave = os.openpty()
+    with os.fdopen(master, "rb", buffering=0), os.fdopen(slave, "w") as writing:
+        outlet = Outlet(writing)
+        for _ in range(LINES):
+            outlet.write(LINE)
+    assert outlet.dropped > 0

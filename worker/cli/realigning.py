@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import typer
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from worker.blocked import Blocked
 from worker.cli.endings import perform
@@ -72,9 +73,16 @@ async def _set_back(settings: Settings, it: WholeTopic, partitions: Collection[i
             TopicPartition(topic, line["partition"]): line["applied"] for line in lines if not line["gone"]
         }
         if offsets:
-            async with producer.transaction():
-                await producer.send_offsets_to_transaction(offsets, settings.group_id)
+            await _commit(producer, offsets, settings.group_id)
     return lines
+
+
+async def _commit(producer: AIOKafkaProducer, offsets: dict[Any, int], group_id: str) -> None:
+    try:
+        async with producer.transaction():
+            await producer.send_offsets_to_transaction(offsets, group_id)
+    except (ProducerFenced, InvalidProducerEpoch):
+        raise StoreFencedError("nothing is set: a worker has taken partitions over meanwhile; try again") from None
 
 
 async def _take_over(topic: str, it: WholeTopic, partitions: Collection[int], name: str) -> None:

@@ -64,11 +64,13 @@ async def try_outcomes(settings: Settings, waiting: Sequence[OutgoingRecord] | N
         return skipped(name) if waiting is None else good(name, "none is known")
     transact = partial(_transact, settings, f"{settings.group_id}-check-{uuid4()}")
     try:
-        return await _tried(name, partial(transact, partial(_publish, waiting)), may_write)
+        finding = await _tried(name, partial(transact, partial(_publish, waiting)), may_write)
     except PublishError as error:
-        with suppress(KafkaError, OSError):  # what was left open is aborted by this
+        finding = bad(name, str(error))
+    if finding.result != "ok":
+        with suppress(KafkaError, OSError):  # what was left open would hold up listeners; it is aborted by this
             await transact(_nothing)
-        return bad(name, str(error))
+    return finding
 
 
 def _ignore_refusals(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ _UNSEEN: Final = PartitionRow(owner=0, publisher="", applied=None, published=Non
 _SHOWN_MAX: Final = 100
 _OUTCOMES_MAX: Final = 20
 """Of each partition. The first are those that hold up the others."""
+_WAITING_MAX: Final = 50
 _WAITING_BYTES_MAX: Final = 2 * 1024 * 1024
 
 
@@ -156,6 +157,6 @@ async def _waiting(topic: str, starts: Mapping[int, Start | Blocked], lookup: Lo
         for _, records in await lookup.recorded(topic, partition, one.replay, one.apply, _OUTCOMES_MAX):
             waiting += [record for record in records if type(record) is not Reply]
             size_bytes += sum(record.wire_bytes for record in records)
-            if size_bytes > _WAITING_BYTES_MAX:
+            if size_bytes > _WAITING_BYTES_MAX or len(waiting) > _WAITING_MAX:  # listeners wait meanwhile
                 return waiting
     return waiting

@@ -14,7 +14,7 @@ from worker.cli.tables import for_people, print_table
 from worker.coordination import Coordination
 from worker.kafka import BrokerUnreachableError
 from worker.settings import Settings
-from worker.stores.port import Store
+from worker.stores.port import Store, StoreNotReadyError
 from worker.survey import Survey
 
 
@@ -37,6 +37,8 @@ async def whole_topic(settings: Settings) -> AsyncIterator[WholeTopic]:
     """
     topic = settings.commands_topic
     partitions = range((await reach(settings, topic))[topic].partitions)
+    if settings.sqlite_path is not None and not settings.sqlite_path.is_file():
+        raise StoreNotReadyError(f"there is no SQLite file {settings.sqlite_path}")  # and none is made by looking
     store = make_store(settings)
     try:
         await within(settings.start_timeout_s, store.open)

@@ -73,16 +73,26 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _set_aside(file: Path) -> Path | None:
-    """Move a store away with its log, so that it can be had again. Return its new name, or None if there is none."""
-    kept = beside(file, _REPLACED)
-    for suffix in ("", *BESIDE):
-        beside(kept, suffix).unlink(missing_ok=True)
-    was_there = file.exists()
+    """Move a store away with its log, so that it can be had again. Return its new name, or None if there is none.
+
+    What an earlier restore has kept stays. One that was interrupted here had moved the file, and not its log yet.
+    """
+    last, free = _kept(file)
+    kept = free if file.exists() or last is None else last
     for suffix in ("", *BESIDE):
         if beside(file, suffix).exists():
             beside(file, suffix).rename(beside(kept, suffix))
             _sync(file.parent)
-    return kept if was_there else None
+    return kept if kept.exists() else None
+
+
+def _kept(file: Path) -> tuple[Path | None, Path]:
+    """Return where the last store was kept, if there is one, and the next free name."""
+    last, free, number = None, beside(file, _REPLACED), 1
+    while any(beside(free, suffix).exists() for suffix in ("", *BESIDE)):
+        number += 1
+        last, free = free, beside(file, f"{_REPLACED}-{number}")
+    return last, free
 
 
 def _sync(path: Path) -> None:

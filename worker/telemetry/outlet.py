@@ -1,10 +1,11 @@
 """Where log lines go. A reader that stops, or is too slow, costs lines and never time: the event loop logs, too."""
 
-import io
 import json
 import os
 import select
+import stat
 import time
+from contextlib import suppress
 from typing import Final, TextIO
 
 _ATOMIC_BYTES: Final = select.PIPE_BUF
@@ -18,7 +19,7 @@ class Outlet:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._poll = _poll(stream)
+        self._descriptor, self._poll = _opened(stream)
         self._patience_s = _PATIENCE_S
         self._looked_s = time.monotonic()
         self._untold = 0
@@ -42,7 +43,10 @@ class Outlet:
     def _written(self, line: str) -> bool:
         data = ("\n" * self._is_within_a_line + line).encode(errors="backslashreplace")
         while data and self._has_room(self._patience_s):
-            written = os.write(self._stream.fileno(), data[:_ATOMIC_BYTES])
+            try:
+                written = os.write(self._descriptor, data[:_ATOMIC_BYTES])
+            except BlockingIOError:  # another process was faster
+                return False
             data = data[written:]
             self._is_within_a_line = bool(data)
         return not data
@@ -58,11 +62,23 @@ class Outlet:
         return bool(found)
 
 
-def _poll(stream: TextIO) -> "select.poll | None":
-    """Return what asks for room, or None for a stream that is no file."""
+def _opened(stream: TextIO) -> "tuple[int, select.poll | None]":
+    """Return where to write, and what asks for room; -1 and None for a stream that is no file."""
     poll = select.poll()
     try:
-        poll.register(stream.fileno(), select.POLLOUT)
-    except (io.UnsupportedOperation, AttributeError, ValueError):
-        return None
-    return poll
+        descriptor = _own_description(stream.fileno())
+        poll.register(descriptor, select.POLLOUT)
+    except (OSError, AttributeError, ValueError):
+        return -1, None
+    return descriptor, poll
+
+
+def _own_description(descriptor: int) -> int:
+    """Open a pipe or a terminal once more, so that no write waits: others may share it, and fill it after the poll.
+
+    The flag would hold for all who share the first one.
+    """
+    if os.isatty(descriptor) or stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        with suppress(OSError):  # where there is no /proc
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return descriptor
