@@ -20,6 +20,7 @@ STEP_OUTCOMES: Final = 500
 _DAY_MS: Final = 86_400_000
 _DAY_S: Final = 86_400
 _INTERVAL_S: Final = 60
+_LOOK_AGAIN_S: Final = 1
 _STEP_PAUSE_S: Final = 0.05
 _TOLD_S: Final = 3600
 
@@ -45,11 +46,13 @@ class Retention:
 
     async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
         """Prune from time to time, until cancelled. Nothing that goes wrong ends it: the next round tries again."""
-        await self._try(self.look)  # a clock that is wrong is told at once
+        looked = False
         while True:
+            looked = looked or await self._try(self.look)  # until then nobody knows that this machine's clock is wrong
             # several workers share a store: they take turns better when they do not march in step
-            await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))  # noqa: S311
-            await self._try(self.prune)
+            await asyncio.sleep(interval_s * random.uniform(0.5, 1.5) if looked else _LOOK_AGAIN_S)  # noqa: S311
+            if looked:
+                await self._try(self.prune)
 
     async def look(self) -> int | None:
         """Compare the clocks, and show the age of the oldest outcome. Return what has come by both clocks, in ms."""
@@ -79,13 +82,15 @@ class Retention:
             log.debug("outcomes_pruned", outcomes=pruned)
         return pruned
 
-    async def _try(self, work: Callable[[], Awaitable[int | None]]) -> None:
-        """Do the work. Each cause of a failure is logged, and the same one again only after a while."""
+    async def _try(self, work: Callable[[], Awaitable[int | None]]) -> bool:
+        """Return whether the store answered. Each cause of a failure is logged, the same one again after a while."""
         try:
             await work()
         except StoreError as error:
             reason = in_words(error)
             if self._told.is_due(reason):
                 log.warning("pruning_postponed", reason=reason)
+            return False
         except Exception as error:  # noqa: BLE001 - a defect here must not stop the worker
             log.error("pruning_failed", error=type(error).__name__, where=where(error))
+        return True
