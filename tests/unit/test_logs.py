@@ -20,7 +20,7 @@ EARLY = structlog.stdlib.get_logger("worker.early")  # as modules do, before any
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (None, "aiokafka", "aiokafka.conn")]
+    loggers = [logging.getLogger(name) for name in (None, "aiokafka", "aiokafka.conn", "aiokafka.producer")]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     yield
     logging.captureWarnings(capture=False)
@@ -173,6 +173,7 @@ def test_aiokafka_is_quiet_below_warning_unless_debugging() -> None:
 def test_requests_with_their_records_and_passwords_are_not_even_logged_when_debugging() -> None:
     stream = configured(level="debug")
     logging.getLogger("aiokafka.conn").debug("Request to %s:%d %d: %s", "kafka", 9092, 1, b"\0user\0password")
+    logging.getLogger("aiokafka.producer.producer").debug("Sending (key=%r value=%r) to %s", b"1", b"hush", "topic")
     assert stream.getvalue() == ""
 
 

@@ -41,7 +41,7 @@ async def _realign(settings: Settings, *, dry_run: bool, as_json: bool) -> ExitC
         committed = await it.coordination.committed(settings.commands_topic, it.partitions)
         lines = list(lines_of(rows, committed, it))
         if dry_run or not lines:
-            _tell(lines, as_json=as_json)
+            _tell(lines, as_json=as_json, done="dry run, nothing is changed. Would be ")
         else:
             lines = await _set_back(settings, it, {line["partition"] for line in lines}, as_json=as_json)
     return ExitCode.FAILED if any(line["gone"] for line in lines) else ExitCode.DONE
@@ -95,13 +95,13 @@ async def _take_over(topic: str, it: WholeTopic, partitions: Collection[int], na
         raise StoreFencedError("a worker has taken partitions over meanwhile; try again")
 
 
-def _tell(lines: Collection[Line], *, as_json: bool) -> None:
+def _tell(lines: Collection[Line], *, as_json: bool, done: str = "") -> None:
     print_partitions(_COLUMNS, list(lines), as_json=as_json)
     if not lines:
         typer.echo("nothing to realign: the store has applied all that the group has committed", err=True)
     if again := sum(line["again"] for line in lines if not line["gone"]):
         typer.echo(
-            f"decided and published again: what stands at {again} offsets. Listeners see these outcomes twice.",
+            f"{done}decided and published again: what stands at {again} offsets. Listeners see these outcomes twice.",
             err=True,
         )
     if gone := [line["partition"] for line in lines if line["gone"]]:

@@ -70,7 +70,7 @@ def _store(
     settings: Settings, rows: Mapping[int, PartitionRow], facts: ClusterFacts | None, *, is_there: bool
 ) -> Finding:
     if not is_there:
-        return good("store", f"{settings.sqlite_path} is not there yet: `run` makes it")
+        return good("store", f"{settings.sqlite_path} is not there: `run` makes a new one")
     topic = settings.commands_topic
     seen = max(rows, default=-1) + 1
     count = facts.topics[topic].partitions if facts is not None and topic in facts.topics else seen

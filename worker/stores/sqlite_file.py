@@ -48,7 +48,8 @@ def lock(path: Path) -> IO[str]:
     except BlockingIOError:
         held.close()
         raise StoreNotReadyError(
-            f"{path} is in use by another worker; SQLite serves one process only, use PostgreSQL to run several"
+            f"{path} is in use by another worker: stop it first. SQLite serves one process only;"
+            " use PostgreSQL to run several"
         ) from None
     except OSError as error:
         held.close()

@@ -117,12 +117,13 @@ class Health:
             joined, taken_over = self._joined, self._taken_over
             reachable, fetching, stopping = self._store_reachable, self._fetching, self._stopping
             unsaved = self._unsaved
+            away = "the store does not answer, or takes no writes" + (f": {self._paused}" if self._paused else "")
             blocked = "; ".join(f"partition {number}: {why}" for number, why in sorted(self._blocked.items()))
         return _judge(
             _check("loop_turns", silence_s <= READY_SILENCE_S, "the consumer loop turns", f"not for {silence_s:.0f} s"),
             _check("group_joined", joined, "a member of the consumer group", "not a member of the consumer group"),
             _check("partitions_taken_over", taken_over, "all that are assigned", "some are still to be taken over"),
-            _check("store_reachable", reachable, "the store answers", "the store does not answer, or takes no writes"),
+            _check("store_reachable", reachable, "the store answers", away),
             _check("batches_saved", unsaved is None, "the store took the last batch", f"the last was not: {unsaved}"),
             _check("commands_fetched", fetching, "Kafka gives commands", "Kafka gives none: see poll_failed"),
             _check("partitions_unblocked", not blocked, "none is blocked", blocked),

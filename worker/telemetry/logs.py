@@ -165,7 +165,9 @@ def _strip_event(_logger: Any, _method: str, event_dict: EventDict) -> EventDict
 def _quieten_aiokafka(level: int) -> None:
     """Let aiokafka speak from warnings on, or fully when debugging, but for its connections.
 
-    Those print whole requests at debug level: record values, and the password of SASL PLAIN.
+    Those, and its producers, print whole requests at debug level: record values, and the password of SASL PLAIN.
     """
     logging.getLogger("aiokafka").setLevel(level if level <= logging.DEBUG else max(level, logging.WARNING))
-    logging.getLogger("aiokafka.conn").setLevel(max(level, logging.INFO if level <= logging.DEBUG else logging.WARNING))
+    least = max(level, logging.INFO if level <= logging.DEBUG else logging.WARNING)
+    for talkative in ("aiokafka.conn", "aiokafka.producer"):
+        logging.getLogger(talkative).setLevel(least)

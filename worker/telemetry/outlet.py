@@ -6,6 +6,7 @@ import select
 import stat
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final, TextIO
 
 _ATOMIC_BYTES: Final = select.PIPE_BUF
@@ -35,6 +36,7 @@ class Outlet:
             return
         if self._untold and self._has_room(0):
             told = {"event": "log_lines_dropped", "level": "warning", "logger": __name__, "lines": self._untold}
+            told["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
             self._untold -= self._untold * self._written(json.dumps(told) + "\n")
         if not self._written(line):
             self._untold += 1
