@@ -300,6 +300,12 @@ def commit(bootstrap_servers: str, group: str, topic: str, offsets: dict[int, in
                 return
 
 
+def heed_signals() -> None:
+    """Let a child heed signals, though whoever started the tests (a shell's background, nohup) has them ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Worker:
     """`python -m worker run` as a process of its own; leaving the context kills it."""
 
@@ -330,7 +336,13 @@ class Worker:
         """Start, with the settings as they are, and do not wait."""
         with self._log.open("ab") as log, self._out.open("ab") as out:
             self._process = subprocess.Popen(
-                self.command, env=self.env, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=out, stderr=log
+                self.command,
+                env=self.env,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                preexec_fn=heed_signals,  # noqa: PLW1509 - the child only sets two handlers
             )
 
     @property
