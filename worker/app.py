@@ -93,7 +93,7 @@ class Factories:
 
 
 async def run(settings: Settings, factories: Factories = Factories()) -> ExitCode:
-    """Run one worker until it is told to stop by SIGTERM, SIGINT or SIGHUP; a second signal aborts."""
+    """Run one worker until it is told to stop by SIGTERM, SIGINT or SIGHUP; a second one aborts, but for SIGHUP."""
     stop = asyncio.Event()
     work = asyncio.create_task(_run(settings, factories, stop), name="worker")
     with stopped_by_signals(stop, work):

@@ -179,10 +179,6 @@ class Reporter:
         if numbers:
             log.info("partitions_taken_over", topic=self._topic, partitions=numbers, publisher=publisher)
 
-    def resumed(self) -> None:
-        """Note that the partitions taken over are being worked off, if there are any that are not blocked."""
-        self._resumed("refused" if self._blocked else None)
-
     def blocked(self, blocked: Mapping[int, Blocked]) -> None:
         """Tell which partitions are blocked, all of them; log what is new."""
         if blocked == self._blocked:
@@ -216,7 +212,17 @@ class Reporter:
         """Tell that there is nothing to take over."""
         self._held = []
         self.blocked({})
-        self._resumed(None)
+        self.resumed()
+
+    def resumed(self) -> None:
+        """Note that the partitions taken over are being worked off, if there are any that are not blocked."""
+        refused = "refused" if self._blocked else None
+        self._health.set_taken_over(True)
+        self._health.set_paused("partitions blocked" if refused else None)
+        self._paused(refused)
+        if self._paused_at_s is not None and (self._held or not refused):
+            log.info("consumer_resumed", paused_s=round(time.monotonic() - self._paused_at_s, 1))
+            self._paused_at_s = None
 
     def failed(self, error: Exception, *, first: bool) -> None:
         """Tell that nothing is taken from the topic, since something failed; log it if it is the first of a row."""
@@ -253,14 +259,6 @@ class Reporter:
         self._count_in_progress(0)
         if fenced_by:
             self._metrics.fenced_total.labels(fenced_by).inc()
-
-    def _resumed(self, refused: str | None) -> None:
-        self._health.set_taken_over(True)
-        self._health.set_paused("partitions blocked" if refused else None)
-        self._paused(refused)
-        if self._paused_at_s is not None and (self._held or not refused):
-            log.info("consumer_resumed", paused_s=round(time.monotonic() - self._paused_at_s, 1))
-            self._paused_at_s = None
 
     def _paused(self, reason: str | None) -> None:
         self._pause_reason = reason

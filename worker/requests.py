@@ -9,10 +9,10 @@ from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
-_TEXT: Final = CompactString("utf-8")
-_TAGS: Final = ("tags", TaggedFields)
+TEXT: Final = CompactString("utf-8")
+TAGS: Final = ("tags", TaggedFields)
 _UUID_BYTES: Final = 16
-_NO_TAGS: Final[dict[int, bytes]] = {}
+NO_TAGS: Final[dict[int, bytes]] = {}
 
 
 class _Uuid(AbstractType[UUID]):
@@ -33,23 +33,23 @@ class _OffsetFetchResponseV7(Response):
         (
             "topics",
             CompactArray(
-                ("name", _TEXT),
+                ("name", TEXT),
                 (
                     "partitions",
                     CompactArray(
                         ("partition", Int32),
                         ("offset", Int64),
                         ("leader_epoch", Int32),
-                        ("metadata", _TEXT),
+                        ("metadata", TEXT),
                         ("error_code", Int16),
-                        _TAGS,
+                        TAGS,
                     ),
                 ),
-                _TAGS,
+                TAGS,
             ),
         ),
         ("error_code", Int16),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -59,10 +59,10 @@ class _OffsetFetchRequestV7(RequestStruct):
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _OffsetFetchResponseV7
     SCHEMA = Schema(
-        ("group_id", _TEXT),
-        ("topics", CompactArray(("name", _TEXT), ("partitions", CompactArray(Int32)), _TAGS)),
+        ("group_id", TEXT),
+        ("topics", CompactArray(("name", TEXT), ("partitions", CompactArray(Int32)), TAGS)),
         ("require_stable", Boolean),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -83,8 +83,8 @@ class CommittedOffsets(Request[_OffsetFetchRequestV7]):
 
     def build(self, request_struct_class: type[_OffsetFetchRequestV7]) -> _OffsetFetchRequestV7:
         """Return the request in the version given."""
-        topics = [(self._topic, self.partitions, _NO_TAGS)]
-        return request_struct_class(self._group_id, topics, self._stable, _NO_TAGS)
+        topics = [(self._topic, self.partitions, NO_TAGS)]
+        return request_struct_class(self._group_id, topics, self._stable, NO_TAGS)
 
 
 class _MetadataResponseV10(Response):
@@ -92,14 +92,14 @@ class _MetadataResponseV10(Response):
     API_VERSION = 10
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        ("brokers", CompactArray(("node_id", Int32), ("host", _TEXT), ("port", Int32), ("rack", _TEXT), _TAGS)),
-        ("cluster_id", _TEXT),
+        ("brokers", CompactArray(("node_id", Int32), ("host", TEXT), ("port", Int32), ("rack", TEXT), TAGS)),
+        ("cluster_id", TEXT),
         ("controller_id", Int32),
         (
             "topics",
             CompactArray(
                 ("error_code", Int16),
-                ("name", _TEXT),
+                ("name", TEXT),
                 ("topic_id", _Uuid),
                 ("is_internal", Boolean),
                 (
@@ -112,15 +112,15 @@ class _MetadataResponseV10(Response):
                         ("replicas", CompactArray(Int32)),
                         ("isr", CompactArray(Int32)),
                         ("offline_replicas", CompactArray(Int32)),
-                        _TAGS,
+                        TAGS,
                     ),
                 ),
                 ("authorized_operations", Int32),
-                _TAGS,
+                TAGS,
             ),
         ),
         ("cluster_authorized_operations", Int32),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -130,11 +130,11 @@ class _MetadataRequestV10(RequestStruct):
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _MetadataResponseV10
     SCHEMA = Schema(
-        ("topics", CompactArray(("topic_id", _Uuid), ("name", _TEXT), _TAGS)),
+        ("topics", CompactArray(("topic_id", _Uuid), ("name", TEXT), TAGS)),
         ("allow_auto_topic_creation", Boolean),
         ("include_cluster_authorized_operations", Boolean),
         ("include_topic_authorized_operations", Boolean),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -149,7 +149,7 @@ class IdentifiedMetadata(Request[_MetadataRequestV10]):
     def build(self, request_struct_class: type[_MetadataRequestV10]) -> _MetadataRequestV10:
         """Return the request in the version given."""
         flags: tuple[Any, ...] = (False, False, False)
-        return request_struct_class([(UUID(int=0), self._topic, _NO_TAGS)], *flags, _NO_TAGS)
+        return request_struct_class([(UUID(int=0), self._topic, NO_TAGS)], *flags, NO_TAGS)
 
 
 class _ApiVersionsResponseV3(Response):
@@ -157,9 +157,9 @@ class _ApiVersionsResponseV3(Response):
     API_VERSION = 3
     SCHEMA = Schema(
         ("error_code", Int16),
-        ("api_versions", CompactArray(("api_key", Int16), ("min_version", Int16), ("max_version", Int16), _TAGS)),
+        ("api_versions", CompactArray(("api_key", Int16), ("min_version", Int16), ("max_version", Int16), TAGS)),
         ("throttle_time_ms", Int32),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -168,7 +168,7 @@ class _ApiVersionsRequestV3(RequestStruct):
     API_VERSION = 3
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _ApiVersionsResponseV3
-    SCHEMA = Schema(("client_software_name", _TEXT), ("client_software_version", _TEXT), _TAGS)
+    SCHEMA = Schema(("client_software_name", TEXT), ("client_software_version", TEXT), TAGS)
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> ResponseHeader_v0:
         """Read the oldest header there is: a client that asks for versions may not know any other."""
@@ -194,10 +194,10 @@ class ApiVersions(Request[_ApiVersionsRequestV3 | _ApiVersionsRequestV4]):
 
     def build(self, request_struct_class: type[_ApiVersionsRequestV3]) -> _ApiVersionsRequestV3:
         """Return the request in the version given."""
-        return request_struct_class("user-task-worker", "1", _NO_TAGS)
+        return request_struct_class("user-task-worker", "1", NO_TAGS)
 
 
-_FEATURES: Final = CompactArray(("name", _TEXT), ("min_version", Int16), ("max_version", Int16), _TAGS)
+_FEATURES: Final = CompactArray(("name", TEXT), ("min_version", Int16), ("max_version", Int16), TAGS)
 
 
 def supported_features(tags: dict[int, bytes]) -> frozenset[str]:

@@ -62,12 +62,12 @@ class Retention:
             self._metrics.clock_ahead_seconds.set(times.ahead_ms / 1000 if times.differ else 0)
             if times.differ and self._told.is_due(times.other_is):
                 log.warning("clocks_differ", reason=str(times), ahead_s=times.ahead_ms // 1000)
-        now_ms = self._clocks.wall_ms() if times is None else times.earlier_ms
+        now_ms = None if times is None else times.earlier_ms
         oldest_ms = await self._store.oldest_ms()
         # a store that forgets nothing before the first command has nothing to be alarmed at
-        age_ms = 0 if oldest_ms is None or times is None else max(0, now_ms - oldest_ms)
+        age_ms = 0 if oldest_ms is None or now_ms is None else max(0, now_ms - oldest_ms)
         self._metrics.oldest_outcome_age_seconds.set(age_ms / 1000)
-        return None if times is None else now_ms
+        return now_ms
 
     async def prune(self) -> int:
         """Forget, step by step, every outcome that is older than the retention. Return how many."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import KafkaError, StaleMetadata, for_code
 from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 
@@ -21,8 +22,6 @@ from worker.stores.port import TopicIdentity
 
 log = structlog.stdlib.get_logger(__name__)
 
-READ_UNCOMMITTED: Final = 0
-READ_COMMITTED: Final = 1
 _NO_LEADER: Final = -1
 
 

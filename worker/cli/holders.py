@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.offset import OffsetResetStrategy
 
@@ -17,7 +18,7 @@ from worker.kafka import client_options
 from worker.rereader import Rereader
 from worker.settings import Settings
 from worker.shared_client import SharedClient
-from worker.survey import READ_COMMITTED, READ_UNCOMMITTED, offsets_of
+from worker.survey import offsets_of
 
 _LIMIT_S: Final = 5
 

@@ -18,7 +18,7 @@ from worker.stores.lookup import Lookup
 from worker.stores.port import PartitionRow, StoreError, StoreNotReadyError, StoreUnavailableError
 from worker.stores.sqlite_trial import try_to_write as try_to_write_sqlite
 
-WRITING: Final = "right to change the store"
+CHANGING: Final = "right to change the store"
 TAKEOVER: Final = "takeover"
 _UNSEEN: Final = PartitionRow(owner=0, publisher="", applied=None, published=None)
 _SHOWN_MAX: Final = 100
@@ -47,7 +47,7 @@ async def check_store(settings: Settings, facts: ClusterFacts | None, *, sees_gr
                 await lookup.open()
             rows = {} if lookup is None else await lookup.partitions(settings.commands_topic)
         except StoreError as error:
-            return StoreReport(findings=[_refusal("store", error), skipped(WRITING), skipped(TAKEOVER)])
+            return StoreReport(findings=[_refusal("store", error), skipped(CHANGING), skipped(TAKEOVER)])
         store = _store(settings, rows, facts, is_there=lookup is not None)
         report = StoreReport(findings=[store, await _writing(settings)])
         if store.result != "ok" or facts is None or settings.commands_topic not in facts.topics or not sees_group:
@@ -89,8 +89,8 @@ async def _writing(settings: Settings) -> Finding:
 
             await try_to_write(settings.store_url.get_secret_value())
     except StoreError as error:
-        return _refusal(WRITING, error)
-    return good(WRITING, "tried, and rolled back")
+        return _refusal(CHANGING, error)
+    return good(CHANGING, "tried, and rolled back")
 
 
 async def _judge(

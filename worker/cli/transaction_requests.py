@@ -1,14 +1,11 @@
 """Kafka requests about transactions that aiokafka does not speak: DescribeProducers 0, ListTransactions 0."""
 
 from collections.abc import Collection
-from typing import Final
 
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import CompactArray, Int16, Int32, Int64, Schema
 
-_TEXT: Final = CompactString("utf-8")
-_TAGS: Final = ("tags", TaggedFields)
-_NO_TAGS: Final[dict[int, bytes]] = {}
+from worker.requests import NO_TAGS, TAGS, TEXT
 
 
 class _DescribeProducersResponseV0(Response):
@@ -19,13 +16,13 @@ class _DescribeProducersResponseV0(Response):
         (
             "topics",
             CompactArray(
-                ("name", _TEXT),
+                ("name", TEXT),
                 (
                     "partitions",
                     CompactArray(
                         ("partition", Int32),
                         ("error_code", Int16),
-                        ("error_message", _TEXT),
+                        ("error_message", TEXT),
                         (
                             "producers",
                             CompactArray(
@@ -35,16 +32,16 @@ class _DescribeProducersResponseV0(Response):
                                 ("last_timestamp_ms", Int64),
                                 ("coordinator_epoch", Int32),
                                 ("transaction_start", Int64),
-                                _TAGS,
+                                TAGS,
                             ),
                         ),
-                        _TAGS,
+                        TAGS,
                     ),
                 ),
-                _TAGS,
+                TAGS,
             ),
         ),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -53,7 +50,7 @@ class _DescribeProducersRequestV0(RequestStruct):
     API_VERSION = 0
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _DescribeProducersResponseV0
-    SCHEMA = Schema(("topics", CompactArray(("name", _TEXT), ("partitions", CompactArray(Int32)), _TAGS)), _TAGS)
+    SCHEMA = Schema(("topics", CompactArray(("name", TEXT), ("partitions", CompactArray(Int32)), TAGS)), TAGS)
 
 
 class DescribeProducers(Request[_DescribeProducersRequestV0]):
@@ -67,7 +64,7 @@ class DescribeProducers(Request[_DescribeProducersRequestV0]):
 
     def build(self, request_struct_class: type[_DescribeProducersRequestV0]) -> _DescribeProducersRequestV0:
         """Return the request in the version given."""
-        return request_struct_class([(self._topic, self._partitions, _NO_TAGS)], _NO_TAGS)
+        return request_struct_class([(self._topic, self._partitions, NO_TAGS)], NO_TAGS)
 
 
 class _ListTransactionsResponseV0(Response):
@@ -76,12 +73,12 @@ class _ListTransactionsResponseV0(Response):
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
-        ("unknown_states", CompactArray(_TEXT)),
+        ("unknown_states", CompactArray(TEXT)),
         (
             "transactions",
-            CompactArray(("transactional_id", _TEXT), ("producer_id", Int64), ("state", _TEXT), _TAGS),
+            CompactArray(("transactional_id", TEXT), ("producer_id", Int64), ("state", TEXT), TAGS),
         ),
-        _TAGS,
+        TAGS,
     )
 
 
@@ -90,7 +87,7 @@ class _ListTransactionsRequestV0(RequestStruct):
     API_VERSION = 0
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _ListTransactionsResponseV0
-    SCHEMA = Schema(("states", CompactArray(_TEXT)), ("producer_ids", CompactArray(Int64)), _TAGS)
+    SCHEMA = Schema(("states", CompactArray(TEXT)), ("producer_ids", CompactArray(Int64)), TAGS)
 
 
 class ListTransactions(Request[_ListTransactionsRequestV0]):
@@ -103,4 +100,4 @@ class ListTransactions(Request[_ListTransactionsRequestV0]):
 
     def build(self, request_struct_class: type[_ListTransactionsRequestV0]) -> _ListTransactionsRequestV0:
         """Return the request in the version given."""
-        return request_struct_class([], self._producer_ids, _NO_TAGS)
+        return request_struct_class([], self._producer_ids, NO_TAGS)

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from worker.encoder import OutgoingRecord, unpack
+from worker.encoder import OutgoingRecord
 from worker.lifecycle import StoredTask
 from worker.stores import postgres_sql as sql
 from worker.stores.port import (
@@ -34,6 +34,7 @@ from worker.stores.rows import (
     outcome_to_row,
     partitions_from_rows,
     raise_if_too_much,
+    recorded_from_rows,
     task_from_row,
     task_to_row,
 )
@@ -152,7 +153,7 @@ class PostgresStore:
         self, topic: str, partition: int, first: int, end: int, limit: int
     ) -> list[tuple[int, list[OutgoingRecord]]]:
         rows = await self._fetch(sql.RECORDED, topic, partition, first, end, limit)
-        return [(offset, unpack(records)) for offset, records in rows]
+        return recorded_from_rows(rows)
 
     async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
         counts = [owners[partition] for partition in published]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from worker.encoder import OutgoingRecord, unpack
+from worker.encoder import OutgoingRecord
 from worker.lifecycle import StoredTask
 from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
 from worker.stores.port import PartitionRow, StoreUnavailableError
@@ -14,7 +14,7 @@ from worker.stores.postgres_connect import CONNECT_TIMEOUT_S, Connector, transac
 from worker.stores.postgres_errors import DRIVER_ERRORS, errors_mapped
 from worker.stores.postgres_schema import DURABLE, check_durability, check_schema, setup_errors_mapped
 from worker.stores.postgres_sql import RECORDED, TASK
-from worker.stores.rows import PARTITION_COLUMNS, partitions_from_rows, task_from_row
+from worker.stores.rows import PARTITION_COLUMNS, partitions_from_rows, recorded_from_rows, task_from_row
 
 _STATEMENT_TIMEOUT_S: Final = 10
 _CLIENT_PATIENCE_S: Final = 5
@@ -75,7 +75,7 @@ class PostgresLookup:
         self, topic: str, partition: int, first: int, end: int, limit: int
     ) -> list[tuple[int, list[OutgoingRecord]]]:
         rows = await self._fetch(RECORDED, topic, partition, first, end, limit)
-        return [(offset, unpack(records)) for offset, records in rows]
+        return recorded_from_rows(rows)
 
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         with errors_mapped():

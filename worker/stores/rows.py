@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from schemas.user_task import UserTaskState
-from worker.encoder import pack, unpack
+from worker.encoder import OutgoingRecord, pack, unpack
 from worker.lifecycle import StoredTask
 from worker.stores.port import (
     REPEATED_BYTES_MAX,
@@ -95,6 +95,11 @@ def outcome_to_row(partition_id: int, outcome: Outcome) -> tuple[Any, ...]:
         outcome.decided_at_ms,
         pack(outcome.records),
     )
+
+
+def recorded_from_rows(rows: Iterable[Sequence[Any]]) -> list[tuple[int, list[OutgoingRecord]]]:
+    """Return offsets and outgoing records of outcomes, as a replay needs them."""
+    return [(offset, unpack(records)) for offset, records in rows]
 
 
 def raise_if_too_much(asked: Collection[bytes], size_bytes: int) -> None:

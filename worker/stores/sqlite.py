@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, ParamSpec, TypeVar
 
-from worker.encoder import OutgoingRecord, unpack
+from worker.encoder import OutgoingRecord
 from worker.lifecycle import StoredTask
 from worker.stores import sqlite_sql as sql
 from worker.stores.port import (
@@ -29,6 +29,7 @@ from worker.stores.rows import (
     outcome_to_row,
     partitions_from_rows,
     raise_if_too_much,
+    recorded_from_rows,
     task_from_row,
     task_to_row,
 )
@@ -89,7 +90,7 @@ class SqliteStore:
         self, topic: str, partition: int, first: int, end: int, limit: int
     ) -> list[tuple[int, list[OutgoingRecord]]]:
         rows = await self._run(self._file.query, sql.RECORDED, (topic, partition, first, end, limit))
-        return [(offset, unpack(records)) for offset, records in rows]
+        return recorded_from_rows(rows)
 
     async def note_published(self, topic: str, owners: Mapping[int, int], published: Mapping[int, int]) -> None:
         rows = [(offset, topic, partition, owners[partition]) for partition, offset in published.items()]

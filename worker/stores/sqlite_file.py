@@ -129,5 +129,11 @@ def words_for_a_person(error: sqlite3.Error) -> str | None:
     return next((f"{words} ({code})" for known, words in _FOR_A_PERSON.items() if code.startswith(known)), None)
 
 
+def store_error_of(error: sqlite3.Error) -> StoreNotReadyError | StoreUnavailableError:
+    """Return what the port raises: where a person has to act, or for what may pass."""
+    words = words_for_a_person(error)
+    return StoreUnavailableError(words_of(error)) if words is None else StoreNotReadyError(words)
+
+
 def _code(error: sqlite3.Error) -> str:
     return getattr(error, "sqlite_errorname", None) or ""

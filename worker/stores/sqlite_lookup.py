@@ -8,18 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from worker.encoder import OutgoingRecord, unpack
+from worker.encoder import OutgoingRecord
 from worker.lifecycle import StoredTask
 from worker.stores.lookup import OUTCOME_COLUMNS, Recorded, recorded_from_row, too_slow
 from worker.stores.migrations import migrations
 from worker.stores.port import PartitionRow, StoreNotReadyError, StoreUnavailableError
-from worker.stores.rows import partitions_from_rows, task_from_row
-from worker.stores.sqlite_file import words_for_a_person, words_of
+from worker.stores.rows import partitions_from_rows, recorded_from_rows, task_from_row
+from worker.stores.sqlite_file import store_error_of, words_for_a_person, words_of
+from worker.stores.sqlite_open import BUSY_TIMEOUT_S, STEPS_BETWEEN_LOOKS
 from worker.stores.sqlite_sql import PARTITIONS, RECORDED
-
-_BUSY_TIMEOUT_S: Final = 5
-_STEPS_BETWEEN_LOOKS: Final = 10_000
-"""SQLite's instructions between two looks at the clock: about a millisecond."""
 
 _TASK: Final = (
     "SELECT user_task_key, state, version, attributes, variables, created_at_ms, ended_at_ms"
@@ -63,12 +60,12 @@ class SqliteLookup:
         self, topic: str, partition: int, first: int, end: int, limit: int
     ) -> list[tuple[int, list[OutgoingRecord]]]:
         rows = await self._query(RECORDED, topic, partition, first, end, limit)
-        return [(offset, unpack(records)) for offset, records in rows]
+        return recorded_from_rows(rows)
 
     async def search(self, command_id: str, limit: int, timeout_s: float) -> list[Recorded]:
         deadline = time.monotonic() + timeout_s
         connection = self._opened()
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS)
         try:
             return [recorded_from_row(row) for row in await self._query(_OF_ID, command_id, limit)]
         except StoreUnavailableError:
@@ -93,7 +90,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         # as the file's owner, not with `immutable`: it is read while a worker writes
         uri = f"{path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
     except sqlite3.Error as error:
         raise StoreNotReadyError(words_for_a_person(error) or words_of(error)) from None
     try:
@@ -108,10 +105,7 @@ def _check_schema(connection: sqlite3.Connection) -> None:
     try:
         applied = {version for (version,) in connection.execute("SELECT version FROM schema_migrations")}
     except sqlite3.DatabaseError as error:
-        words = words_for_a_person(error)
-        if words is None:
-            raise StoreUnavailableError(words_of(error)) from None
-        raise StoreNotReadyError(words) from None
+        raise store_error_of(error) from None
     if applied != {migration.version for migration in migrations("sqlite")}:
         raise StoreNotReadyError("the SQLite file was written by another release of the worker: `run` brings it up")
 
@@ -133,5 +127,4 @@ def _errors_mapped() -> Iterator[None]:
     except OverflowError as error:
         raise StoreUnavailableError(f"SQLite: {type(error).__name__}") from None
     except sqlite3.Error as error:
-        words = words_for_a_person(error)
-        raise (StoreUnavailableError(words_of(error)) if words is None else StoreNotReadyError(words)) from None
+        raise store_error_of(error) from None

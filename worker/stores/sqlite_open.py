@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, appli
 """
 _CHECK_S: Final = 10
 """Enough for half a gigabyte and more. What takes longer is not looked at to its end: a start must not wait for it."""
-_STEPS_BETWEEN_LOOKS: Final = 10_000
+STEPS_BETWEEN_LOOKS: Final = 10_000
 """SQLite's instructions between two looks at the clock: about a millisecond."""
 _FOR_BATCHES: Final = ("wal_autocheckpoint = 4000", "cache_size = -16384")
 """Pages of 4 KiB in the log before they are moved to the file, and KiB of memory: a batch writes more than 2 MiB."""
@@ -60,7 +60,7 @@ def _check_after_a_crash(path: Path) -> None:
         return  # a clean stop deletes it
     started_s = time.monotonic()
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
-        connection.set_progress_handler(lambda: time.monotonic() - started_s > _CHECK_S, _STEPS_BETWEEN_LOOKS)
+        connection.set_progress_handler(lambda: time.monotonic() - started_s > _CHECK_S, STEPS_BETWEEN_LOOKS)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchall()
         except sqlite3.OperationalError as error:

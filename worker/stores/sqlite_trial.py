@@ -6,8 +6,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from worker.stores.port import StoreNotReadyError, StoreUnavailableError
-from worker.stores.sqlite_file import resolved, words_for_a_person, words_of
+from worker.stores.port import StoreNotReadyError
+from worker.stores.sqlite_file import resolved, store_error_of
 from worker.stores.sqlite_open import BUSY_TIMEOUT_S
 from worker.stores.sqlite_sql import CLAIM_NEW
 
@@ -49,5 +49,4 @@ def _try_file(path: Path) -> None:
             connection.execute(CLAIM_NEW, ("user-task-worker-check", 0, ""))
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        words = words_for_a_person(error)
-        raise (StoreUnavailableError(words_of(error)) if words is None else StoreNotReadyError(words)) from None
+        raise store_error_of(error) from None

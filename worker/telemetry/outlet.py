@@ -37,13 +37,14 @@ class Outlet:
         if self._untold and self._has_room(0):
             told = {"event": "log_lines_dropped", "level": "warning", "logger": __name__, "lines": self._untold}
             told["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-            self._untold -= self._untold * self._written(json.dumps(told) + "\n")
+            if self._written(json.dumps(told) + "\n"):
+                self._untold = 0
         if not self._written(line):
             self._untold += 1
             self.dropped += 1
 
     def _written(self, line: str) -> bool:
-        data = ("\n" * self._is_within_a_line + line).encode(errors="backslashreplace")
+        data = (f"\n{line}" if self._is_within_a_line else line).encode(errors="backslashreplace")
         while data and self._has_room(self._patience_s):
             try:
                 written = os.write(self._descriptor, data[:_ATOMIC_BYTES])
